@@ -1,0 +1,94 @@
+"""Keeping the best weights, and being able to go on after an interruption at any moment."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+LAST = "checkpoints/last.ckpt"
+
+
+class BestWeights(Callback):
+    """Holds the weights with the best validation metric so far; of equals, those with the lower validation loss.
+
+    They live in main memory and inside `last.ckpt`, so that progress and best weights are always of the same moment.
+
+    Args:
+        until_step: with it, only weights reached within so many optimizer steps count.
+    """
+
+    def __init__(self, monitor: str, mode: str, *, until_step: int | None = None) -> None:
+        self.monitor = monitor
+        self.sign = 1.0 if mode == "max" else -1.0
+        self.until_step = until_step
+        self.best: tuple[float, float] | None = None
+        self.step = 0
+        self.metrics: dict[str, float] = {}
+        self.weights: dict[str, torch.Tensor] = {}
+
+    @property
+    def state_key(self) -> str:
+        return f"BestWeights(until_step={self.until_step})"
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        late = self.until_step is not None and trainer.global_step > self.until_step
+        if trainer.state.fn == "fit" and not (late and self.best is not None):
+            self.take(trainer, pl_module)
+
+    def take(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights of this validation if they are the best so far."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        score = (self.sign * metrics[f"val/{self.monitor}"], -metrics["val/loss"])
+        if self.best is None or score > self.best:
+            self.best, self.step, self.metrics = score, trainer.global_step, metrics
+            model: Any = pl_module.model
+            self.weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "step": self.step, "metrics": self.metrics, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        best = state_dict["best"]
+        self.best = None if best is None else (best[0], best[1])
+        self.step, self.metrics, self.weights = state_dict["step"], state_dict["metrics"], state_dict["weights"]
+
+
+class Resumable(Callback):
+    """Writes `last.ckpt` every so many seconds, between batches or at the end of an epoch, whole or not at all."""
+
+    def __init__(self, folder: Path, every_s: float) -> None:
+        self.path = folder / LAST
+        self.every_s = every_s
+        self.saved = time.monotonic()
+
+    def _due(self, trainer: Trainer) -> bool:
+        due = time.monotonic() - self.saved >= self.every_s
+        return bool(trainer.strategy.broadcast(due)) if trainer.world_size > 1 else due
+
+    def save(self, trainer: Trainer) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".writing")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            os.replace(temporary, self.path)
+        self.saved = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # The last batch of an epoch is followed by validation; the checkpoint comes after it, in on_train_epoch_end.
+        steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if steps and batch_idx + 1 < trainer.num_training_batches and self._due(trainer):
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.should_stop and self._due(trainer):
+            self.save(trainer)

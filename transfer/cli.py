@@ -1,0 +1,174 @@
+"""Words -> functions. Nothing heavy is imported here: `--help`, `list` and `runs` answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from transfer import __version__
+from transfer.errors import UserError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+DESCRIPTION = """\
+Does transfer help here, from which source, and how sure is that?
+
+  transfer list                                    the named experiments and the question each asks
+  transfer run experiment=NAME arm=transfer        one run: a source, then its target
+  transfer run -m experiment=NAME arm=transfer,direct,scratch seed=0,1
+                                                   all combinations: each transfer with its from-scratch twin
+  transfer compare NAME                            the answer, with its uncertainty, as table, picture and page
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="transfer", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"transfer {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    # `run` never gets here: its arguments are Hydra's. It is listed so that it is seen.
+    commands.add_parser("run", help="train one run or, with -m, a sweep (a Hydra app: `transfer run --help`)")
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--output-dir", default="outputs", metavar="FOLDER", help="where the records are (default: outputs)")
+
+    listing = commands.add_parser("list", parents=[output], help="named experiments, the question each asks, its records")
+    listing.set_defaults(do=_list)
+    runs = commands.add_parser("runs", parents=[output], help="records, newest first")
+    runs.add_argument("experiment", nargs="?", help="only of this experiment")
+    for name in ("stage", "arm", "status", "freezing", "model"):
+        runs.add_argument(f"--{name}", help=f"only with this {name}")
+    runs.add_argument("--seed", type=int, help="only with this seed")
+    runs.add_argument("--train-size", type=int, help="only with this label budget")
+    runs.add_argument("-n", "--num", type=int, default=30, help="at most so many (default: 30; 0: all)")
+    runs.add_argument("--json", action="store_true", help="the records as JSON lines, for other programs")
+    runs.set_defaults(do=_runs)
+    show = commands.add_parser("show", parents=[output], help="one record: metrics, weights, data, config")
+    show.add_argument("run", metavar="RUN", help="a run id, the start of a fingerprint, or a run's folder")
+    show.add_argument("--json", action="store_true", help="the whole record as JSON")
+    show.set_defaults(do=_show)
+    compare = commands.add_parser("compare", parents=[output], help="the arms of an experiment: gain, interval, verdict")
+    compare.add_argument("experiment", metavar="EXPERIMENT")
+    compare.add_argument("--baseline", choices=("converged", "equal_steps"), default="converged", help="which from-scratch numbers a gain is against (default: converged)")
+    compare.add_argument("--metric", help="a test metric, such as f1 (default: the one that chose the best weights)")
+    compare.add_argument("--to", metavar="FOLDER", help="where report.html and comparison.png go (default: the experiment's folder)")
+    compare.set_defaults(do=_compare)
+    doctor = commands.add_parser("doctor", parents=[output], help="device, fast precision, W&B, local data, writable output")
+    doctor.set_defaults(do=_doctor)
+    completion = commands.add_parser("completion", help="a script that completes commands, groups and keys in your shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    completion.set_defaults(do=_completion)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `transfer` and `python -m transfer`. Exit codes: 0, 1 (a failure), 2 (the user's mistake), 130."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(_guarded(lambda: _dispatch(arguments)))
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if arguments[:1] == ["run"]:
+        return _run(arguments[1:])
+    options = _parser().parse_args(arguments)
+    do: Callable[[argparse.Namespace], int] = options.do
+    return do(options)
+
+
+def _guarded(act: Callable[[], int]) -> int:
+    try:
+        return act()
+    except UserError as error:
+        print(_message(error), file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) went away: nothing more to say, and nothing to complain of at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _message(error: UserError) -> str:
+    count = len(error.problems)
+    head = "1 problem" if count == 1 else f"{count} problems"
+    return f"transfer: {head}\n\n{error}"
+
+
+def _run(arguments: list[str]) -> int:
+    from transfer import compose
+
+    _log_to_stderr()
+    compose.app(arguments, _job)
+    return 0
+
+
+def _job(config: object) -> float | None:
+    """One run; its value for a sweeper is the best validation metric."""
+    from transfer.config import Config
+    from transfer.listing import one_line
+    from transfer.run import run
+
+    assert isinstance(config, Config)
+    record = run(config)
+    print(one_line(record), flush=True)
+    best: float | None = record["monitor"]["best"]
+    return best
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("transfer")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _list(options: argparse.Namespace) -> int:
+    from transfer.listing import print_experiments
+
+    print_experiments(options.output_dir)
+    return 0
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from transfer.listing import print_runs
+
+    wanted = {name: getattr(options, name) for name in ("stage", "arm", "status", "freezing", "model", "seed", "train_size")}
+    print_runs(options.output_dir, options.experiment, wanted, limit=options.num, as_json=options.json)
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from transfer.listing import print_record
+
+    print_record(options.output_dir, options.run, as_json=options.json)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from transfer.study.report import write_all
+
+    folder = Path(options.to) if options.to else Path(options.output_dir) / options.experiment
+    write_all(options.output_dir, options.experiment, folder, baseline=options.baseline, metric=options.metric)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from transfer.doctor import print_findings
+
+    return print_findings(options.output_dir)
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from transfer.completion import script
+
+    print(script(options.shell))
+    return 0

@@ -1,0 +1,301 @@
+"""The typed schema of the whole config.
+
+Hydra composes YAML into these dataclasses, so a typo or a wrong type fails at composition, with its full key.
+The checks between fields are in `transfer.validation`; what one run needs of all this is cut out by `transfer.plan`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Optional
+
+
+
+class Stage(Enum):
+    """The three kinds of runs."""
+
+    pretrain = "pretrain"
+    finetune = "finetune"
+    scratch = "scratch"
+
+
+class Arm(Enum):
+    """How a target run was initialised: from the source, from published weights, at random."""
+
+    transfer = "transfer"
+    direct = "direct"
+    scratch = "scratch"
+
+
+@dataclass
+class Columns:
+    """Names of the columns in the user's file. `features` (numeric columns) replaces `text`."""
+
+    text: Optional[str] = "text"
+    text_pair: Optional[str] = None
+    features: list[str] = field(default_factory=list)
+    label: str = "label"
+    id: Optional[str] = None
+    group: Optional[str] = None
+
+
+@dataclass
+class Files:
+    """One file a split. With `train` alone, validation and test are drawn from it."""
+
+    train: Optional[str] = None
+    validation: Optional[str] = None
+    test: Optional[str] = None
+
+
+@dataclass
+class Data:
+    """One labelled data set. `path`: embedded:NAME, a hub id, a file or a folder; or `files`, one a split."""
+
+    name: Optional[str] = None
+    path: Optional[str] = None
+    config_name: Optional[str] = None
+    revision: Optional[str] = None
+    local: Optional[str] = None
+    files: Files = field(default_factory=Files)
+    format: Optional[str] = None
+    columns: Columns = field(default_factory=Columns)
+    labels: list[str] = field(default_factory=list)
+    label_map: dict[str, str] = field(default_factory=dict)
+    label_separator: Optional[str] = None
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+    train_size: Optional[int] = None
+    validation_size: Optional[int] = None
+    test_size: Optional[int] = None
+
+
+@dataclass
+class Task:
+    """What is predicted from the data, and the validation metric that chooses the best weights."""
+
+    name: str = "sequence_classification"
+    max_length: int = 128
+    multi_label: bool = False
+    class_weights: Any = None
+    monitor: str = "accuracy"
+    mode: str = "max"
+
+
+@dataclass
+class Optimizer:
+    """A torch optimizer, and the rules that give each parameter its learning rate and decay."""
+
+    _target_: str = "torch.optim.AdamW"
+    lr: float = 5e-5
+    weight_decay: float = 0.01
+    layer_decay: float = 1.0
+    head_multiplier: float = 1.0
+    decay_norms_and_biases: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Scheduler:
+    """The learning rate over the steps of a run."""
+
+    name: str = "linear"
+    warmup_steps: int = 0
+    warmup_fraction: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Budget:
+    """How long a leg trains. `batch_size` is the global one, over all devices and accumulation steps."""
+
+    max_epochs: int = 4
+    max_steps: Optional[int] = None
+    batch_size: int = 16
+    patience: Optional[int] = None
+
+
+@dataclass
+class Source:
+    """The source leg: trained once, shared by every target run that starts from it."""
+
+    data: Data = field(default_factory=Data)
+    task: Task = field(default_factory=Task)
+    budget: Budget = field(default_factory=Budget)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    init: str = "pretrained"
+    seed: int = 0
+
+
+@dataclass
+class Target:
+    """The target leg."""
+
+    data: Data = field(default_factory=Data)
+    task: Task = field(default_factory=Task)
+    budget: Budget = field(default_factory=Budget)
+
+
+@dataclass
+class Scratch:
+    """What the scratch arm has of its own, so that it is no crippled baseline.
+
+    It trains with its own learning rate until its validation metric has not improved for `patience` epochs.
+    """
+
+    lr: float = 5e-4
+    head_multiplier: float = 1.0
+    weight_decay: float = 0.01
+    scheduler: str = "constant"
+    warmup_fraction: float = 0.0
+    warmup_steps: int = 0
+    max_epochs: int = 60
+    patience: int = 12
+
+
+@dataclass
+class Vocabulary:
+    """The word vocabulary of the models that have no tokenizer of their own."""
+
+    texts: str = "source"
+    max_size: int = 20000
+    min_count: int = 1
+    lowercase: bool = True
+
+
+@dataclass
+class Vectors:
+    """Word vectors for the embedding of a `recurrent` model: a file, or word2vec trained on the leg's own texts."""
+
+    path: Optional[str] = None
+    words: Optional[str] = None
+    train: bool = False
+
+
+@dataclass
+class Model:
+    """`name`: hub id, folder or package:PATH. Without a name the model is built from `config` (`model_type` + its fields)."""
+
+    name: Optional[str] = None
+    revision: Optional[str] = None
+    tokenizer: Optional[str] = None
+    config: dict[str, Any] = field(default_factory=dict)
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    vectors: Vectors = field(default_factory=Vectors)
+
+
+@dataclass
+class Weights:
+    """Which tensors go from the initial weights into the model. Patterns are full-match regexes over names."""
+
+    include: list[str] = field(default_factory=lambda: [".*"])
+    exclude: list[str] = field(default_factory=list)
+    rename: dict[str, str] = field(default_factory=dict)
+    min_fraction_loaded: float = 0.5
+
+
+@dataclass
+class Freezing:
+    """A freezing policy and its settings; only those of the chosen policy are read."""
+
+    policy: str = "none"
+    k: int = 0
+    epochs_per_layer: float = 1.0
+    patterns: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Trainer:
+    """What goes to Lightning's Trainer, in its own words."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    gradient_clip_val: Optional[float] = 1.0
+    accumulate_grad_batches: int = 1
+    num_workers: int = 0
+    log_every_n_steps: int = 10
+    checkpoint_every_s: float = 60.0
+    deterministic: bool = False
+    limit_train_batches: Optional[int] = None
+    limit_eval_batches: Optional[int] = None
+    detect_anomaly: bool = False
+
+
+@dataclass
+class Logger:
+    """Where the curves go. `offline: null` means offline unless a key is there."""
+
+    name: str = "wandb"
+    project: str = "transfer"
+    entity: Optional[str] = None
+    offline: Optional[bool] = None
+    log_model: bool = True
+
+
+@dataclass
+class Config:
+    """The whole config of a run."""
+
+    experiment_name: Optional[str] = None
+    stage: Stage = Stage.finetune
+    arm: Optional[Arm] = None
+    init: str = "source"
+    seed: int = 0
+    data_seed: int = 0
+    subset_seed: int = "${seed}"  # type: ignore[assignment]
+    init_seed: int = "${seed}"  # type: ignore[assignment]
+    order_seed: int = "${seed}"  # type: ignore[assignment]
+    source: Source = field(default_factory=Source)
+    target: Target = field(default_factory=Target)
+    scratch: Scratch = field(default_factory=Scratch)
+    model: Model = field(default_factory=Model)
+    weights: Weights = field(default_factory=Weights)
+    freezing: Freezing = field(default_factory=Freezing)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    trainer: Trainer = field(default_factory=Trainer)
+    logger: Logger = field(default_factory=Logger)
+    floors: bool = True
+    output_dir: str = "outputs"
+    cache_dir: Optional[str] = None
+    force: bool = False
+
+
+def to_plain(config: Config) -> dict[str, Any]:
+    """The config as plain nested dicts, as it goes into config.yaml, the record and the loggers."""
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def from_plain(plain: dict[str, Any]) -> Config:
+    """The config back from `to_plain`, checked against the schema."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    assert isinstance(config, Config)
+    return config
+
+
+def save(config: Config, path: Path) -> None:
+    """Write the resolved config as YAML."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.save(OmegaConf.create(to_plain(config)), path)
+
+
+def load(path: Path) -> Config:
+    """Read a config that `save` wrote."""
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(plain, dict)
+    return from_plain({str(key): value for key, value in plain.items()})

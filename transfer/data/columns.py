@@ -1,0 +1,186 @@
+"""The user's columns as canonical rows: id, text (and text_pair) or features, label, group."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transfer import config
+from transfer.data.formats import Table
+from transfer.errors import Problem, UserError, nearest
+
+
+@dataclass
+class Rows:
+    """The rows of one split. `labels` are raw until `transfer.data.labels` has been over them.
+
+    `name` says in messages where the rows are from; `numbers` are their places there, from 1.
+    """
+
+    name: str
+    numbers: list[int]
+    ids: list[str]
+    labels: list[Any]
+    texts: list[str] | None = None
+    pairs: list[str] | None = None
+    features: list[list[float]] | None = None
+    groups: list[str | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, indices: Iterable[int]) -> Rows:
+        chosen = [int(index) for index in indices]
+
+        def of(values: list[Any] | None) -> Any:
+            return None if values is None else [values[index] for index in chosen]
+
+        columns = (self.numbers, self.ids, self.labels, self.texts, self.pairs, self.features, self.groups)
+        return Rows(self.name, *(of(column) for column in columns))
+
+
+def canonical(
+    tables: dict[str, Table], columns: config.Columns, names: dict[str, str], *, key: str, local: bool, notes: list[str]
+) -> dict[str, Rows]:
+    """Split -> its rows. ``names`` has, for each split, what messages call it; what was noticed is added to ``notes``.
+
+    Raises:
+        UserError: missing columns, all of them at once; else missing or wrong values, all columns at once.
+    """
+    columns = _existing(tables, columns, names, key=key, local=local)
+    problems: list[Problem] = []
+    rows = {}
+    for split, table in tables.items():
+        size = len(next(iter(table.values())))
+        labels = table.get(columns.label, [None] * size)
+        # the running number is the row's place in the file: it stays the same whatever rows are dropped
+        ids = [f"{split}-{number}" for number in range(1, size + 1)]
+        made = Rows(names[split], list(range(1, size + 1)), ids, labels)
+        if columns.id is not None:
+            made.ids = _ids(table[columns.id], columns.id, names[split], key, problems)
+        if columns.features:
+            made.features = _features(table, columns.features, names[split], key, problems)
+        else:
+            assert columns.text is not None
+            made.texts = _strings(table[columns.text], "text", columns.text, names[split], key, problems, notes)
+            if columns.text_pair is not None:
+                values = table[columns.text_pair]
+                made.pairs = _strings(values, "text_pair", columns.text_pair, names[split], key, problems, notes)
+        if columns.group is not None and columns.group in table:
+            made.groups = [None if value in (None, "") else str(value) for value in table[columns.group]]
+        rows[split] = made
+    if problems:
+        raise UserError(problems)
+    seen = Counter(row_id for made in rows.values() for row_id in made.ids)
+    if seen and max(seen.values()) > 1:
+        # an id column often starts anew in each file
+        for split, made in rows.items():
+            made.ids = [f"{split}-{row_id}" for row_id in made.ids]
+    return rows
+
+
+def first(numbers: Sequence[int], *, limit: int = 5) -> str:
+    """``rows 3, 17, 40, ...`` for a message."""
+    shown = ", ".join(map(str, numbers[:limit])) + (", ..." if len(numbers) > limit else "")
+    return f"row {shown}" if len(numbers) == 1 else f"rows {shown}"
+
+
+def _existing(
+    tables: dict[str, Table], columns: config.Columns, names: dict[str, str], *, key: str, local: bool
+) -> config.Columns:
+    """The columns as they are called in these files; all that do not exist are raised at once."""
+    if columns.text is None and not columns.features:
+        action = f"Set {key}.columns.text to the column with the text, or {key}.columns.features to numeric columns."
+        raise UserError(Problem(f"{key}.columns.text", "null", ", ".join(tables["train"]), action))
+    if local:
+        # the local copy of a hub set has the plain names, whatever they are on the hub
+        if columns.text is not None and columns.text not in tables["train"] and "text" in tables["train"]:
+            columns = replace(columns, text="text")
+        if columns.label not in tables["train"] and "label" in tables["train"]:
+            columns = replace(columns, label="label")
+    wanted: list[tuple[str, str | None]] = [("label", columns.label), ("id", columns.id), ("group", columns.group)]
+    if columns.features:
+        wanted += [("features", name) for name in columns.features]
+    else:
+        wanted += [("text", columns.text), ("text_pair", columns.text_pair)]
+    problems = []
+    for field, name in wanted:
+        if name is None:
+            continue
+        lacking = [split for split, table in tables.items() if name not in table]
+        if field == "label" and lacking == ["test"]:
+            continue  # an unlabelled test split, which is dealt with later
+        if field == "group" and "train" not in lacking:
+            continue  # only drawn splits need groups
+        if lacking:
+            existing = list(tables[lacking[0]])
+            received = f"{name}, not in {' or '.join(names[split] for split in lacking)}"
+            problems.append(Problem(f"{key}.columns.{field}", received, ", ".join(existing), _advice(name, existing)))
+    if problems:
+        raise UserError(problems)
+    return columns
+
+
+def _advice(wanted: str, existing: list[str]) -> str:
+    folded = {name.casefold(): name for name in existing}
+    guess = nearest(wanted.casefold(), list(folded))
+    return f"Did you mean {folded[guess]}?" if guess else "Set it to the column that is meant."
+
+
+def _strings(
+    values: list[Any], field: str, column: str, name: str, key: str, problems: list[Problem], notes: list[str]
+) -> list[str]:
+    wrong = [number for number, value in enumerate(values, start=1) if not isinstance(value, str)]
+    if wrong:
+        nulls = sum(values[number - 1] is None for number in wrong)
+        kinds = [f"{nulls} without a value"] if nulls else []
+        if len(wrong) > nulls:
+            kind = next(type(values[n - 1]).__name__ for n in wrong if values[n - 1] is not None)
+            kinds.append(f"{len(wrong) - nulls} of type {kind}")
+        received = f"{column}: {', '.join(kinds)} among {len(values)} rows ({first(wrong)} of {name})"
+        action = "Remove or fill these rows, or name another column; an empty string is allowed."
+        problems.append(Problem(f"{key}.columns.{field}", received, "a string in every row", action))
+        return []
+    if empty := sum(not value.strip() for value in values):
+        notes.append(f"{key}: {empty} of {len(values)} rows of {name} have an empty {column}; they were kept")
+    return values
+
+
+def _ids(values: list[Any], column: str, name: str, key: str, problems: list[Problem]) -> list[str]:
+    missing = [number for number, value in enumerate(values, start=1) if value in (None, "")]
+    ids = [str(value) for value in values]
+    twice = [row_id for row_id, count in Counter(ids).items() if count > 1]
+    if missing or twice:
+        what = f"{len(missing)} rows without one ({first(missing)})" if missing else f"{len(twice)} used more than once"
+        shown = "" if missing else f" ({', '.join(twice[:3])})"
+        action = f"Name another column, or set {key}.columns.id=null: the rows are then numbered."
+        problems.append(
+            Problem(f"{key}.columns.id", f"{column}: {what}{shown} in {name}", "a different id in every row", action)
+        )
+    return ids
+
+
+def number(value: Any) -> float | None:
+    """``value`` as a finite float, or None."""
+    try:
+        made = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return made if math.isfinite(made) else None
+
+
+def _features(table: Table, columns: list[str], name: str, key: str, problems: list[Problem]) -> list[list[float]]:
+    made = []
+    for column in columns:
+        values = [number(value) for value in table[column]]
+        wrong = [place for place, value in enumerate(values, start=1) if value is None]
+        if wrong:
+            received = f"{column}: {len(wrong)} of {len(values)} are not ({first(wrong)} of {name}, "
+            received += f"such as {table[column][wrong[0] - 1]!r})"
+            action = "Remove or fill these rows, or leave the column out."
+            problems.append(Problem(f"{key}.columns.features", received, "finite numbers", action))
+        made.append(values)
+    return [list(row) for row in zip(*made, strict=True)]  # type: ignore[arg-type]

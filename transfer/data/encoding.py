@@ -1,0 +1,68 @@
+"""Rows -> model inputs, once for each set of rows and tokenizer: kept on disk, memory-mapped, shared by all runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from typing import Any
+
+from datasets import Dataset
+
+from transfer.paths import cache_folder
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+
+
+def max_length(wanted: int, limit: int | None, *, key: str) -> int:
+    """What is asked for, or what the model takes if that is less."""
+    if limit is not None and wanted > limit:
+        log.warning("%s=%d is more than the model takes: texts are cut to %d tokens", key, wanted, limit)
+        return limit
+    return wanted
+
+
+def encode(rows: Dataset, task: Any, tokenizer: Any, max_length: int, cache_dir: str | None) -> Dataset:
+    """The inputs of these rows with their encoded `label` and their `length`; from the cache where it is there."""
+    names = [name for name in ("text", "text_pair", "features") if name in rows.column_names]
+
+    def batch(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {**task.encode(columns, tokenizer, max_length), "label": task.encode_labels(columns["label"])}
+
+    # A set of features is as quickly computed as read.
+    folder = cache_folder(cache_dir) / "tokens" if tokenizer is not None else None
+    key = _key(rows, names, task, tokenizer, max_length)
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    encoded: Dataset = rows.map(
+        batch,
+        batched=True,
+        remove_columns=rows.column_names,
+        cache_file_name=str(folder / f"{key}.arrow") if folder else None,
+        keep_in_memory=folder is None,
+        new_fingerprint=key,
+        desc="tokenizing" if len(rows) > 5000 else None,
+    )
+    _report_truncation(encoded, max_length)
+    return encoded
+
+
+def _key(rows: Dataset, names: list[str], task: Any, tokenizer: Any, max_length: int) -> str:
+    """Of the texts and labels themselves: the same rows from another file, or in another run, are found again."""
+    digest = hashlib.blake2b(digest_size=16)
+    about = {"version": VERSION, "task": type(task).__module__, "labels": task.labels, "max_length": max_length, "names": names}
+    digest.update(json.dumps(about, sort_keys=True).encode())
+    if tokenizer is not None:
+        digest.update(tokenizer.backend_tokenizer.to_str().encode() if tokenizer.is_fast else repr(tokenizer.get_vocab()).encode())
+    for name in [*names, "label"]:
+        digest.update(json.dumps(rows[name][:], ensure_ascii=True).encode())
+    return digest.hexdigest()
+
+
+def _report_truncation(encoded: Dataset, max_length: int) -> None:
+    lengths = encoded["length"][:]
+    cut = sum(length >= max_length for length in lengths)
+    if cut > 0.05 * len(lengths) and max(lengths) >= max_length:
+        log.info("%d of %d texts have %d tokens or more and were cut there", cut, len(lengths), max_length)

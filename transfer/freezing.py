@@ -1,0 +1,146 @@
+"""Freezing policies -> a plan (parameter name -> the epoch from which it trains, or never), and what applies it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from transfer import parameters
+from transfer.config import Freezing
+from transfer.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+Plan = dict[str, float | None]
+NEVER = None
+
+
+def make(model: PreTrainedModel, freezing: Freezing) -> Plan:
+    """The epoch from which each parameter trains: 0.0 from the start, None never.
+
+    Raises:
+        UserError: the policy does not fit this model.
+    """
+    depths = parameters.depths(model)
+    top = max((depth for depth in depths.values() if depth is not None), default=0)
+    plan = _POLICIES[freezing.policy](depths, top, freezing)
+    assert plan.keys() == depths.keys(), "a plan covers every parameter"
+    return plan
+
+
+def _none(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
+    return dict.fromkeys(depths, 0.0)
+
+
+def _all(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
+    return dict.fromkeys(depths, NEVER)
+
+
+def _head_only(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
+    return {name: 0.0 if depth is None else NEVER for name, depth in depths.items()}
+
+
+def _first_k(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
+    if freezing.k > top:
+        allowed = f"1 to {top}: this model has {top} layers above its embeddings"
+        raise UserError(Problem("freezing.k", freezing.k, allowed, "freezing=head_only freezes the whole backbone"))
+    return {name: 0.0 if depth is None or depth > freezing.k else NEVER for name, depth in depths.items()}
+
+
+def _gradual(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
+    """The head from the start, then from the top one depth more every `epochs_per_layer` (Howard & Ruder 2018, section 3.3)."""
+    return {name: 0.0 if depth is None else (top - depth + 1) * freezing.epochs_per_layer for name, depth in depths.items()}
+
+
+def _regex(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
+    idle = [pattern for pattern in freezing.patterns if not any(re.fullmatch(pattern, name) for name in depths)]
+    if idle:
+        some = ", ".join(list(depths)[:4])
+        raise UserError(Problem("freezing.patterns", idle, "regexes that match a parameter's whole name", f"names look like {some}"))
+    return {name: NEVER if any(re.fullmatch(p, name) for p in freezing.patterns) else 0.0 for name in depths}
+
+
+_POLICIES: dict[str, Callable[[dict[str, int | None], int, Freezing], Plan]] = {
+    "none": _none,
+    "all": _all,
+    "head_only": _head_only,
+    "first_k": _first_k,
+    "gradual": _gradual,
+    "regex": _regex,
+}
+
+
+def frozen_modules(model: nn.Module, training: Iterable[str]) -> list[nn.Module]:
+    """The topmost modules that hold parameters none of which trains: their dropout and batch statistics must rest too."""
+    active = set(training)
+
+    def visit(module: nn.Module, prefix: str) -> list[nn.Module]:
+        names = [prefix + name for name, _ in module.named_parameters()]
+        if names and not active.intersection(names):
+            return [module]
+        children = ((child, f"{prefix}{name}.") for name, child in module.named_children())
+        return [found for child, path in children for found in visit(child, path)]
+
+    return visit(model, "")
+
+
+class FreezingCallback(Callback):
+    """Applies a plan during training.
+
+    On one device a parameter that does not train yet has no gradient, which saves its backward pass. Under DDP the set of
+    parameters with gradients is fixed when the model is wrapped, and changing it later desynchronises the ranks; there the
+    gradients of parameters that have to wait are dropped before the optimizer's step instead.
+    """
+
+    def __init__(self, model: PreTrainedModel, plan: Plan) -> None:
+        self.model = model
+        self.plan = plan
+        self.gradual = any(start for start in plan.values())
+        self.active: set[str] = set()
+
+    def apply(self, epoch: float, *, wrapped: bool = False) -> None:
+        """Set gradients and modes as the plan has them in this epoch."""
+        self.active = {name for name, start in self.plan.items() if start is not None and epoch >= start}
+        for name, parameter in self.model.named_parameters():
+            if not wrapped:
+                parameter.requires_grad_(name in self.active)
+        self.rest()
+
+    def prepare(self, *, distributed: bool) -> None:
+        """Before the model is wrapped: what never trains has no gradient; under DDP all else has, from the start."""
+        self.apply(0)
+        if distributed:
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(self.plan[name] is not None)
+
+    def rest(self) -> None:
+        """Put what is frozen into eval mode; called whenever the model is put into training mode."""
+        if self.model.training:
+            for module in frozen_modules(self.model, self.active):
+                module.eval()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.apply(trainer.current_epoch, wrapped=trainer.world_size > 1)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        if trainer.world_size > 1 and self.gradual:
+            for name, parameter in self.model.named_parameters():
+                if name not in self.active:
+                    parameter.grad = None
+
+
+def describe(plan: Plan, model: PreTrainedModel) -> str:
+    """One line: how many parameters train, and when the last of them starts."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    total = sum(sizes.values())
+    at_start = sum(size for name, size in sizes.items() if plan[name] == 0)
+    ever = sum(size for name, size in sizes.items() if plan[name] is not None)
+    last = max((start for start in plan.values() if start is not None), default=0)
+    later = f", {ever:,} from epoch {math.ceil(last)} on" if ever != at_start else ""
+    return f"{at_start:,} of {total:,} parameters train ({at_start / max(total, 1):.1%}){later}"

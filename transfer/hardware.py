@@ -1,0 +1,92 @@
+"""What this machine is and can do fast."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from transfer import paths
+
+PACKAGES = ("transfer", "torch", "lightning", "transformers", "datasets", "torchmetrics", "hydra-core", "wandb", "numpy", "scikit-learn")
+
+
+@lru_cache
+def cpu_flags() -> frozenset[str]:
+    """The processor's feature flags, where the system tells them (Linux)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def cpu_has_fast_bf16() -> bool:
+    """Whether matrix products in bfloat16 run on instructions of their own."""
+    return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
+
+
+def precision(requested: str, accelerator: str) -> str:
+    """`auto` -> bf16-mixed where bfloat16 is fast here, else 32-true."""
+    if requested != "auto":
+        return requested
+    import torch
+
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    if accelerator in ("cpu", "auto") and not torch.backends.mps.is_available() and cpu_has_fast_bf16():
+        return "bf16-mixed"
+    return "32-true"
+
+
+def describe(accelerator: str, num_devices: int, precision: str) -> dict[str, Any]:
+    """The record's `hardware`."""
+    import torch
+
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name(0) if on_gpu else cpu_name(),
+        "accelerator": "gpu" if on_gpu else "cpu",
+        "num_devices": num_devices,
+        "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "precision": precision,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+@lru_cache
+def versions() -> dict[str, str]:
+    """The record's `versions`: Python and the packages that can change a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@lru_cache
+def git() -> dict[str, Any]:
+    """The record's `git`: the commit of the working directory (or of this checkout) and whether it has changes."""
+    for folder in (Path.cwd(), paths.PACKAGE):
+        try:
+            commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
+            status = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return {"commit": None, "dirty": None}
+        if commit.returncode == 0:
+            return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+    return {"commit": None, "dirty": None}

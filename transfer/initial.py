@@ -1,0 +1,209 @@
+"""The model of a run, with its tokenizer, and where its weights come from: a checkpoint to resume, an init, or chance."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from transfer import models, parameters, weights
+from transfer.config import Weights
+from transfer.errors import Problem, UserError
+from transfer.models import word_vectors
+from transfer.models.linear import LinearForSequenceClassification
+from transfer.plan import PRETRAINED, RANDOM, SOURCE, Plan, local_folder
+from transfer.weights import WeightReport
+
+log = logging.getLogger(__name__)
+Texts = Callable[[], list[str]]
+
+
+def initial(plan: Plan, task: Any, train: Any, texts: Texts, parent: Path | None) -> tuple[PreTrainedModel, Any, WeightReport]:
+    """Model, tokenizer (None for numeric features) and the account of its weights.
+
+    The model is built at random from `seeds.init` first, so that a head that no weights come for starts the same in every arm.
+
+    Args:
+        train: the training rows, for the scaling of a linear model.
+        texts: gives the texts to build a word vocabulary from, called only where one is needed.
+        parent: the model folder of the run it starts from.
+
+    Raises:
+        UserError: the model, its tokenizer or the weights cannot be had or do not fit.
+    """
+    models.register()
+    weights_from = parent or plan.weights_from
+    numeric = "features" in train.column_names
+    tokenizer = None if numeric else tokenizer_for(plan, texts, weights_from)
+    config = config_for(plan, task, tokenizer, len(train[0]["features"]) if numeric else 0)
+    torch.manual_seed(plan.seeds.init)
+    auto = getattr(transformers, task.auto_class)
+    model: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
+    if isinstance(model, LinearForSequenceClassification):
+        labels = torch.tensor(train["label"][:]) if plan.task.name == "regression" else None
+        model.fit_scaling(torch.tensor(train["features"][:]), labels)
+    report = _load(plan, model, task, tokenizer, texts, weights_from)
+    if not report.loaded or any(not parameters.is_backbone(n, parameters.backbone_prefix(model)) for n in report.reinitialised):
+        _start_head(model, task)
+    return model, tokenizer, report
+
+
+def _load(plan: Plan, model: PreTrainedModel, task: Any, tokenizer: Any, texts: Texts, weights_from: Path | None) -> WeightReport:
+    if weights_from is not None:
+        state = weights.read_state(weights_from)
+        same = _same_labels(weights_from, task)
+        return weights.transfer(state, model, plan.weights, with_head=same)
+    if plan.init == RANDOM:
+        return WeightReport(reinitialised=list(model.state_dict()))
+    assert plan.init == PRETRAINED, plan.init
+    if plan.model.name:
+        state, same = _published(plan, task)
+        return weights.transfer(state, model, Weights(min_fraction_loaded=0.5), with_head=same, key="model.name")
+    return _vectors(plan, model, tokenizer, texts)
+
+
+def _published(plan: Plan, task: Any) -> tuple[dict[str, torch.Tensor], bool]:
+    """The library's published weights; with their head only where it predicts the same labels."""
+    name = _source_name(plan)
+    config = _hub(lambda: AutoConfig.from_pretrained(name, revision=plan.model.revision), plan)
+    same = list((config.id2label or {}).values()) == task.labels and any("Classification" in a for a in config.architectures or [])
+    auto = getattr(transformers, task.auto_class) if same else AutoModel
+    model, info = _hub(
+        lambda: auto.from_pretrained(name, revision=plan.model.revision, dtype=torch.float32, output_loading_info=True), plan
+    )
+    absent = set(info["missing_keys"])
+    return {key: tensor for key, tensor in model.state_dict().items() if key not in absent}, same
+
+
+def _vectors(plan: Plan, model: PreTrainedModel, tokenizer: Any, texts: Texts) -> WeightReport:
+    """Word vectors are what a recurrent model has for published weights."""
+    vectors = plan.model.vectors
+    if vectors.path:
+        words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        matrix, found = word_vectors.load_vectors(vectors.path, words, vectors.words)
+        word_vectors.set_embeddings(model, matrix, found)
+        log.info("word vectors for %d of %d words", int(found.sum()), len(words))
+    else:
+        assert vectors.train, "validation asks for vectors where there is no name"
+        width = model.get_input_embeddings().weight.shape[1]
+        matrix = word_vectors.train_word2vec(texts(), tokenizer, int(width), seed=plan.seeds.init)
+        word_vectors.set_embeddings(model, matrix)
+    embeddings = model.get_input_embeddings().weight
+    name = next(name for name, parameter in model.named_parameters() if parameter is embeddings)
+    state = model.state_dict()
+    backbone = [key for key in state if parameters.is_backbone(key, parameters.backbone_prefix(model))]
+    fraction = embeddings.numel() / sum(state[key].numel() for key in backbone)
+    return WeightReport([name], [key for key in state if key != name], [], fraction)
+
+
+def _same_labels(folder: Path, task: Any) -> bool:
+    """Whether the weights' own config says that their head predicts this task's labels in this order."""
+    if not (folder / "config.json").is_file():
+        return False
+    config = AutoConfig.from_pretrained(folder)
+    wanted = task.model_settings()
+    if config.problem_type != wanted["problem_type"] or config.num_labels != wanted["num_labels"]:
+        return False
+    return "id2label" not in wanted or list((config.id2label or {}).values()) == list(wanted["id2label"].values())
+
+
+def config_for(plan: Plan, task: Any, tokenizer: Any, num_features: int) -> PreTrainedConfig:
+    """The architecture: of the named model, or built from model.config.
+
+    Raises:
+        UserError: a setting that the architecture does not have, or a tokenizer with more words than the model.
+    """
+    own = dict(plan.model.config)
+    settings = task.model_settings()
+    if plan.model.name:
+        config = _hub(lambda: AutoConfig.from_pretrained(_source_name(plan), revision=plan.model.revision), plan)
+        unknown = [name for name in own if not hasattr(config, name)]
+    else:
+        kind = own.pop("model_type")
+        if kind not in transformers.CONFIG_MAPPING:
+            raise UserError(Problem("model.config.model_type", kind, "recurrent, linear, or a model type of transformers", ""))
+        config = AutoConfig.for_model(kind)
+        unknown = [name for name in own if not hasattr(config, name)]
+        if num_features:
+            own["num_features"] = num_features
+        if tokenizer is not None:
+            own |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    if unknown:
+        allowed = ", ".join(sorted(name for name in config.to_dict() if not name.startswith("_")))
+        raise UserError([Problem(f"model.config.{name}", own.get(name), allowed, "") for name in unknown])
+    _require_input(config, num_features)
+    config = type(config).from_dict({**config.to_dict(), **own, **settings})
+    if tokenizer is not None and config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    vocabulary = getattr(config, "vocab_size", None)
+    if tokenizer is not None and vocabulary is not None and len(tokenizer) > vocabulary:
+        raise UserError(
+            Problem("model.tokenizer", f"{len(tokenizer):,} tokens", f"at most the {vocabulary:,} of the model", "use the model's own tokenizer")
+        )
+    return config
+
+
+def _require_input(config: PreTrainedConfig, num_features: int) -> None:
+    if config.model_type == "linear" and not num_features:
+        raise UserError(Problem("target.data.columns.features", "[]", "the numeric columns that a linear model reads", "'target.data.columns.features=[a,b]'"))
+    if config.model_type != "linear" and num_features:
+        raise UserError(Problem("model", config.model_type, "linear: these data are numeric columns", "model=linear, or columns.features=[] and columns.text=COLUMN"))
+
+
+def tokenizer_for(plan: Plan, texts: Texts, weights_from: Path | None) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to the weights, else the model's, else a word vocabulary of the texts."""
+    if plan.init == SOURCE and weights_from is not None:
+        return AutoTokenizer.from_pretrained(weights_from)
+    if plan.model.tokenizer or plan.model.name:
+        name = str(local_folder(plan.model.tokenizer) or plan.model.tokenizer or _source_name(plan))
+        tokenizer = _hub(lambda: AutoTokenizer.from_pretrained(name, revision=plan.model.revision), plan)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+    if weights_from is not None and (weights_from / "tokenizer_config.json").is_file():
+        return AutoTokenizer.from_pretrained(weights_from)
+    vocabulary = plan.model.vocabulary
+    limit = int(plan.model.config.get("max_position_embeddings", 10**6))
+    return word_vectors.build_tokenizer(
+        texts(), max_size=vocabulary.max_size, min_count=vocabulary.min_count, lowercase=vocabulary.lowercase, max_length=limit
+    )
+
+
+def input_limit(config: PreTrainedConfig, tokenizer: Any) -> int | None:
+    """The most tokens that model and tokenizer take, or None where nothing limits them."""
+    limits = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
+    # RoBERTa numbers its positions from padding_idx + 1, so two of its position embeddings are never reached.
+    if config.model_type in ("roberta", "xlm-roberta", "camembert") and limits[0]:
+        limits[0] -= 2
+    real = [int(limit) for limit in limits if limit and limit < 1e6]
+    return min(real) if real else None
+
+
+def _source_name(plan: Plan) -> str:
+    folder = local_folder(plan.model.name)
+    return str(folder) if folder else str(plan.model.name)
+
+
+def _hub(load: Callable[[], Any], plan: Plan) -> Any:
+    """What transformers and the hub raise, as a message to the user."""
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        allowed = "a model that transformers can load: a hub id (with a network, or in its cache), a folder, package:NAME/PATH"
+        raise UserError(Problem("model.name", plan.model.name, allowed, reason)) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in ("safetensors_rust", "safetensors", "huggingface_hub", "pickle", "_pickle"):
+            raise UserError(Problem("model.name", plan.model.name, "weights that can be read", f"{error}; the file may be cut off")) from error
+        raise
+
+
+def _start_head(model: PreTrainedModel, task: Any) -> None:
+    layers = [m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and not parameters.is_backbone(n, parameters.backbone_prefix(model))]
+    if layers and not isinstance(model, LinearForSequenceClassification):
+        task.start_head(layers[-1])

@@ -1,0 +1,164 @@
+"""What `list`, `runs` and `show` print: named experiments and records, as they lie on disk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from transfer import records
+from transfer.errors import Problem, UserError
+from transfer.paths import search_folders
+from transfer.records import Record
+
+
+def experiments() -> dict[str, Path]:
+    """Name -> file of every named experiment; the user's own come before the shipped ones."""
+    found: dict[str, Path] = {}
+    for folder in search_folders("experiments"):
+        for file in sorted(folder.glob("*.yaml")):
+            found.setdefault(file.stem, file)
+    return dict(sorted(found.items()))
+
+
+def question(file: Path) -> str:
+    """The question an experiment asks: the first line of its header."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        text = line.lstrip("#").strip()
+        if line.startswith("#") and text and not text.startswith("@package"):
+            return text
+    return ""
+
+
+def primary(record: Record) -> tuple[str, float | None]:
+    """The test metric by which a run is spoken of."""
+    name = record["monitor"]["name"].replace("val/", "test/", 1)
+    return name, record["metrics"].get(name)
+
+
+def one_line(record: Record) -> str:
+    """A finished run in one line."""
+    name, value = primary(record)
+    what = record["arm"] or record["stage"]
+    size = f" n={record['train_size']}" if record["train_size"] else ""
+    number = "none" if value is None else f"{value:.4f}"
+    return f"{what:9} seed={record['seed']}{size}  {name} {number}  {record['time']['wall_s']:.0f} s  {record['_folder']}"
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # In a pipe there is no width to fit: cut columns would be lost to the program that reads them.
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def print_experiments(output_dir: str) -> None:
+    """A table of the named experiments with how many records each has."""
+    from rich.table import Table
+
+    counts: dict[str, dict[str, int]] = {}
+    for path in Path(output_dir).glob(f"*/*/{records.RECORD}"):
+        kind = path.parent.name.partition("-")[0]
+        counts.setdefault(path.parent.parent.name, {}).setdefault(kind, 0)
+        counts[path.parent.parent.name][kind] += 1
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("experiment", "question", "records"):
+        table.add_column(column, no_wrap=column == "experiment")
+    named = experiments()
+    for name, file in named.items():
+        table.add_row(name, question(file), _counted(counts.pop(name, {})))
+    for name, found in sorted(counts.items()):
+        table.add_row(name, "(not a named experiment)", _counted(found))
+    console = _console()
+    console.print(table)
+    if sys.stdout.isatty():
+        console.print(f"\nNext: [bold]transfer run experiment={next(iter(named), 'NAME')}[/bold]", highlight=False)
+
+
+def _counted(found: dict[str, int]) -> str:
+    return ", ".join(f"{count} {stage}" for stage, count in sorted(found.items())) or "none yet"
+
+
+def print_runs(output_dir: str, experiment: str | None, wanted: dict[str, Any], *, limit: int, as_json: bool) -> None:
+    """Records as a table, newest first, filtered by equal fields.
+
+    Raises:
+        UserError: no records of this experiment.
+    """
+    found = records.find(output_dir, experiment)
+    if experiment and not found:
+        have = sorted({path.parent.parent.name for path in Path(output_dir).glob(f"*/*/{records.RECORD}")})
+        raise UserError(Problem("experiment", experiment, ", ".join(have) or f"no records in {output_dir} yet", f"transfer run experiment={experiment}"))
+    chosen = [record for record in found if all(value is None or record[name] == value for name, value in wanted.items())]
+    shown = chosen[:limit] if limit else chosen
+    if as_json:
+        for record in shown:
+            print(json.dumps(record))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("run", "experiment", "arm", "status", "seed", "n", "freezing", "metric", "test", "time", "started"):
+        table.add_column(column, no_wrap=column in ("run", "started"), justify="right" if column in ("seed", "n", "test", "time") else "left")
+    for record in shown:
+        name, value = primary(record)
+        table.add_row(
+            Path(record["_folder"]).name,
+            record["experiment"],
+            record["arm"] or "(source)",
+            record["status"],
+            str(record["seed"]),
+            str(record["data"].get("num_train", "")),
+            record["freezing"],
+            name.removeprefix("test/"),
+            "" if value is None else f"{value:.4f}",
+            f"{record['time']['wall_s']:.0f} s",
+            record["time"]["started"][:16].replace("T", " "),
+        )
+    _console().print(table)
+    if len(shown) < len(chosen):
+        print(f"{len(shown)} of {len(chosen)} records; -n 0 shows all")
+
+
+def print_record(output_dir: str, reference: str, *, as_json: bool) -> None:
+    """One record.
+
+    Raises:
+        UserError: no record, or several, go by this name.
+    """
+    found = records.lookup(output_dir, reference)
+    if len(found) != 1:
+        received = f"{reference} ({len(found)} records)"
+        raise UserError(Problem("RUN", received, "a run id, at least 4 characters of it, or a run's folder", "`transfer runs` lists them"))
+    record = found[0]
+    if as_json:
+        print(json.dumps(record, indent=1))
+        return
+    from rich.table import Table
+
+    console = _console()
+    console.print(f"[bold]{Path(record['_folder']).name}[/bold]  {record['status']}  {record['_folder']}", highlight=False)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    weights, parameters, data = record["weights"], record["parameters"], record["data"]
+    train = record["throughput"]
+    rows = {
+        "experiment": f"{record['experiment']}, stage {record['stage']}, arm {record['arm'] or 'none'}, seed {record['seed']}",
+        "model": f"{record['model']}, {parameters['trainable']:,} of {parameters['total']:,} parameters train, freezing {record['freezing']}",
+        "data": f"{record['source'] or 'no source'} -> {record['target']}; train {data['num_train']}, validation {data['num_val']}, test {data['num_test']}; subset {data['subset_hash']}",
+        "weights": f"{len(weights['loaded'])} loaded, {len(weights['reinitialised'])} new, {len(weights['dropped'])} left behind; {weights['fraction_loaded']:.1%} of the backbone",
+        "parents": ", ".join(parent["run_id"] for parent in record["parents"]) or "none",
+        "time": f"{record['time']['wall_s']:.1f} s in all, {record['time']['train_s']:.1f} s of training, {train['examples_per_s']:.0f} examples/s",
+        "hardware": f"{record['hardware'].get('device')}, {record['hardware'].get('precision')}",
+        "code": f"commit {record['git']['commit']}{', with changes' if record['git']['dirty'] else ''}",
+    }
+    for name, value in rows.items():
+        table.add_row(f"[dim]{name}[/dim]", value)
+    console.print(table, highlight=False)
+    metrics = Table(box=None, pad_edge=False, header_style="bold")
+    metrics.add_column("metric")
+    metrics.add_column("value", justify="right")
+    for name, value in sorted(record["metrics"].items()):
+        metrics.add_row(name, "none" if value is None else f"{value:.4f}")
+    console.print()
+    console.print(metrics)

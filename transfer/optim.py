@@ -1,0 +1,126 @@
+"""Parameter groups with their own rates and decay, the optimizer over them, and the schedule of the rates."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from transfer import parameters
+from transfer.config import Optimizer, Scheduler
+from transfer.errors import Problem, UserError
+from transfer.freezing import Plan
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer as TorchOptimizer
+    from torch.optim.lr_scheduler import LRScheduler
+    from transformers import PreTrainedModel
+
+
+def parameter_groups(model: PreTrainedModel, optimizer: Optimizer, plan: Plan) -> list[dict[str, Any]]:
+    """One group for each depth, with and without decay; what never trains is in none.
+
+    The rate of depth d is ``lr * layer_decay ** (top - d)`` (Howard & Ruder 2018, discriminative fine-tuning), that of the
+    head ``lr * head_multiplier``. Tensors with fewer than two dimensions (norms, biases) do not decay. All groups exist from
+    the start, also those of layers that a gradual plan wakes later.
+    """
+    depths = parameters.depths(model)
+    top = max((depth for depth in depths.values() if depth is not None), default=0)
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if plan[name] is None:
+            continue
+        depth = depths[name]
+        decays = optimizer.decay_norms_and_biases or parameter.ndim >= 2
+        rate = optimizer.lr * (optimizer.head_multiplier if depth is None else optimizer.layer_decay ** (top - depth))
+        label = "head" if depth is None else f"depth_{depth}"
+        group = groups.setdefault(
+            (top + 1 if depth is None else depth, decays),
+            {
+                "params": [],
+                "lr": rate,
+                "weight_decay": optimizer.weight_decay if decays else 0.0,
+                "name": label if decays else f"{label}_no_decay",
+            },
+        )
+        group["params"].append(parameter)
+    return [groups[index] for index in sorted(groups)]
+
+
+def build(groups: list[dict[str, Any]], optimizer: Optimizer, *, fused: bool = True, key: str = "optimizer") -> TorchOptimizer:
+    """The optimizer named by `_target_` over these groups; its fused kernel where wanted and there is one.
+
+    Raises:
+        UserError: no such class, or options that it does not take.
+    """
+    cls = _locate(optimizer._target_, key)
+    accepted = inspect.signature(cls).parameters
+    unknown = [name for name in optimizer.options if name not in accepted]
+    if unknown:
+        allowed = ", ".join(name for name in accepted if name not in ("params", "lr", "weight_decay"))
+        raise UserError(Problem(f"{key}.options", ", ".join(unknown), allowed, f"the options are those of {optimizer._target_}"))
+    options = dict(optimizer.options)
+    floating = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
+    if fused and "fused" in accepted and "fused" not in options and "foreach" not in options and floating:
+        options["fused"] = True
+    built: TorchOptimizer = cls(groups, lr=optimizer.lr, weight_decay=optimizer.weight_decay, **options)
+    return built
+
+
+def _locate(target: str, key: str) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(Problem(f"{key}._target_", target, "the dotted name of an optimizer class", str(error))) from error
+
+
+def schedule(optimizer: TorchOptimizer, scheduler: Scheduler, num_steps: int, *, mode: str = "max") -> LRScheduler | Any:
+    """The rate over `num_steps` optimizer steps. `plateau` is stepped once an epoch with the validation metric."""
+    from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+    if scheduler.name == "plateau":
+        return ReduceLROnPlateau(optimizer, mode=mode, **scheduler.options)
+    warmup = scheduler.warmup_steps or round(scheduler.warmup_fraction * num_steps)
+    return LambdaLR(optimizer, factor(scheduler, warmup, num_steps))
+
+
+def factor(scheduler: Scheduler, warmup: int, num_steps: int) -> Callable[[int], float]:
+    """step -> what the rate is multiplied with, 1 at its peak.
+
+    Raises:
+        UserError: an option that this schedule does not have.
+    """
+    allowed = {"slanted_triangular": {"cut_fraction", "ratio"}, "cosine": {"num_cycles"}}.get(scheduler.name, set())
+    unknown = set(scheduler.options) - allowed
+    if unknown:
+        raise UserError(Problem("scheduler.options", ", ".join(sorted(unknown)), ", ".join(sorted(allowed)) or "none", ""))
+    if scheduler.name == "slanted_triangular":
+        return _slanted_triangular(num_steps, **scheduler.options)
+    from torch.nn import Parameter
+    from torch.optim import SGD
+    from transformers import optimization
+
+    # transformers keeps these curves as closures inside schedulers: a throw-away optimizer gives us the function alone.
+    throwaway = SGD([Parameter()], lr=1.0)
+    if scheduler.name == "constant":
+        built = optimization.get_constant_schedule_with_warmup(throwaway, warmup)
+    elif scheduler.name == "linear":
+        built = optimization.get_linear_schedule_with_warmup(throwaway, warmup, num_steps)
+    else:
+        assert scheduler.name == "cosine", scheduler.name
+        built = optimization.get_cosine_schedule_with_warmup(throwaway, warmup, num_steps, **scheduler.options)
+    curve: Callable[[int], float] = built.lr_lambdas[0]
+    return curve
+
+
+def _slanted_triangular(num_steps: int, cut_fraction: float = 0.1, ratio: float = 32) -> Callable[[int], float]:
+    """Howard & Ruder 2018, equation 3: linear up to the cut, then linear down to 1/ratio of the peak."""
+    cut = max(1, int(num_steps * cut_fraction))
+
+    def curve(step: int) -> float:
+        p = step / cut if step < cut else max(0.0, 1 - (step - cut) / (cut * (1 / cut_fraction - 1)))
+        return (1 + p * (ratio - 1)) / ratio
+
+    return curve

@@ -1,0 +1,317 @@
+"""What one run needs, cut out of the whole config; and what of it changes the result."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from transfer import records
+from transfer.config import (
+    Arm,
+    Budget,
+    Config,
+    Data,
+    Freezing,
+    Model,
+    Optimizer,
+    Scheduler,
+    Stage,
+    Task,
+    Trainer,
+    Weights,
+    from_plain,
+    to_plain,
+)
+from transfer.data import files
+from transfer.errors import Problem, UserError
+from transfer.paths import PACKAGE_PREFIX, resolve_package_path
+
+RANDOM, PRETRAINED, SOURCE = "random", "pretrained", "source"
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Separate streams: the splits of a data set, the labelled subset, initial weights, order of batches with dropout."""
+
+    data: int
+    subset: int
+    init: int
+    order: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run. `parent` is the plan of the run whose weights it starts from; `weights_from` a folder or file instead."""
+
+    config: Config
+    experiment: str
+    stage: str
+    arm: str | None
+    init: str
+    seed: int
+    seeds: Seeds
+    leg: str
+    data: Data
+    task: Task
+    budget: Budget
+    model: Model
+    weights: Weights
+    freezing: Freezing
+    optimizer: Optimizer
+    scheduler: Scheduler
+    trainer: Trainer
+    vocabulary_data: Data
+    equal_epochs: int | None = None
+    parent: Plan | None = None
+    weights_from: Path | None = None
+    parents: tuple[dict[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    fingerprint: str = ""
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.config.output_dir)
+
+    @property
+    def folder(self) -> Path:
+        return self.output_dir / self.experiment / records.run_name(self.stage, self.fingerprint)
+
+
+def data_name(data: Data) -> str:
+    """How a data set is called in tables and tags: its name, else that of its file."""
+    if data.name:
+        return data.name
+    path = data.path or data.files.train or data.local or "data"
+    return Path(path.removeprefix("embedded:")).name.split(".")[0]
+
+
+def has_data(data: Data) -> bool:
+    """Whether a leg names any data."""
+    return bool(data.path or data.local or data.files.train)
+
+
+def make(config: Config) -> Plan:
+    """The plan of the run that the (validated) config asks for, with its fingerprint.
+
+    Raises:
+        UserError: data or initial weights are not there.
+    """
+    stage, init = _stage_and_init(config)
+    plan = _pretrain(config) if stage is Stage.pretrain else _target(config, stage, init)
+    return replace(plan, fingerprint=records.fingerprint(identity(plan)))
+
+
+def _stage_and_init(config: Config) -> tuple[Stage, str]:
+    """`arm` is a shorthand for stage and init."""
+    if config.arm is Arm.scratch:
+        return Stage.scratch, RANDOM
+    if config.arm is Arm.direct:
+        return Stage.finetune, PRETRAINED
+    if config.arm is Arm.transfer:
+        return Stage.finetune, config.init if config.init != PRETRAINED else SOURCE
+    return config.stage, RANDOM if config.stage is Stage.scratch else config.init
+
+
+def _experiment(config: Config) -> str:
+    if config.experiment_name:
+        return config.experiment_name
+    target = data_name(config.target.data)
+    return f"{data_name(config.source.data)}_to_{target}" if has_data(config.source.data) else target
+
+
+def _pretrain(config: Config) -> Plan:
+    seed = config.source.seed
+    notes = []
+    if config.stage is Stage.pretrain and config.seed not in (0, seed):
+        notes.append(f"seed={config.seed} is not used by stage=pretrain: the source has its own, source.seed={seed}")
+    plain = to_plain(config) | {"stage": "pretrain", "arm": None}
+    return Plan(
+        config=from_plain(plain),
+        experiment=_experiment(config),
+        stage=Stage.pretrain.value,
+        arm=None,
+        init=config.source.init if config.model.name or config.source.init != PRETRAINED or _has_vectors(config) else RANDOM,
+        seed=seed,
+        seeds=Seeds(config.data_seed, seed, seed, seed),
+        leg="source",
+        data=config.source.data,
+        task=config.source.task,
+        budget=config.source.budget,
+        model=config.model,
+        weights=config.weights,
+        freezing=Freezing(),
+        optimizer=config.source.optimizer,
+        scheduler=config.source.scheduler,
+        trainer=config.trainer,
+        vocabulary_data=_vocabulary_data(config),
+        notes=tuple(notes),
+    )
+
+
+def _target(config: Config, stage: Stage, init: str) -> Plan:
+    plan = Plan(
+        config=config,
+        experiment=_experiment(config),
+        stage=stage.value,
+        arm={RANDOM: Arm.scratch, PRETRAINED: Arm.direct}.get(init, Arm.transfer).value,
+        init=init,
+        seed=config.seed,
+        seeds=Seeds(config.data_seed, config.subset_seed, config.init_seed, config.order_seed),
+        leg="target",
+        data=config.target.data,
+        task=config.target.task,
+        budget=config.target.budget,
+        model=config.model,
+        weights=config.weights,
+        freezing=config.freezing,
+        optimizer=config.optimizer,
+        scheduler=config.scheduler,
+        trainer=config.trainer,
+        vocabulary_data=_vocabulary_data(config),
+    )
+    if stage is Stage.scratch:
+        return _scratch(plan)
+    if init == SOURCE:
+        parent = _pretrain(config)
+        parent = replace(parent, fingerprint=records.fingerprint(identity(parent)))
+        name = records.run_name(parent.stage, parent.fingerprint)
+        return replace(plan, parent=parent, parents=({"run_id": name, "fingerprint": parent.fingerprint},))
+    if init != PRETRAINED:
+        return _from_reference(plan)
+    return plan
+
+
+def _scratch(plan: Plan) -> Plan:
+    """The scratch arm: its own learning rate, no freezing, until its validation metric stops improving."""
+    own = plan.config.scratch
+    notes = []
+    if plan.freezing.policy != "none":
+        notes.append(f"freezing={plan.freezing.policy} is not used by the scratch arm: its weights start at random, so all train")
+    optimizer = replace(
+        plan.optimizer, lr=own.lr, weight_decay=own.weight_decay, layer_decay=1.0, head_multiplier=own.head_multiplier
+    )
+    scheduler = Scheduler(own.scheduler, own.warmup_steps, own.warmup_fraction)
+    budget = replace(plan.budget, max_epochs=own.max_epochs, patience=own.patience)
+    return replace(
+        plan,
+        freezing=Freezing(),
+        optimizer=optimizer,
+        scheduler=scheduler,
+        budget=budget,
+        equal_epochs=plan.budget.max_epochs,
+        notes=tuple(notes),
+    )
+
+
+def _from_reference(plan: Plan) -> Plan:
+    """`init` is a run id or a path."""
+    found = records.lookup(plan.output_dir, plan.init)
+    if len(found) > 1:
+        names = ", ".join(Path(record["_folder"]).name for record in found[:5])
+        raise UserError(Problem("init", plan.init, "the id of one run", f"{len(found)} runs begin like this: {names}"))
+    if found:
+        record = found[0]
+        if record["status"] != "complete":
+            raise UserError(Problem("init", plan.init, "a complete run", f"this one is {record['status']}: run it again first"))
+        parent = {"run_id": record["run_id"], "fingerprint": record["fingerprint"]}
+        return replace(plan, weights_from=Path(record["_folder"]) / "model", parents=(parent,))
+    path = resolve_package_path(plan.init, key="init") if plan.init.startswith(PACKAGE_PREFIX) else Path(plan.init).expanduser()
+    if not path.exists():
+        allowed = "source, pretrained, the id of a run, a model folder or a weights file"
+        raise UserError(Problem("init", plan.init, allowed, "`transfer runs` lists the runs; check the path"))
+    return replace(plan, weights_from=path)
+
+
+def _has_vectors(config: Config) -> bool:
+    return bool(config.model.vectors.path or config.model.vectors.train)
+
+
+def _vocabulary_data(config: Config) -> Data:
+    wants_source = config.model.vocabulary.texts == "source" and has_data(config.source.data)
+    return config.source.data if wants_source else config.target.data
+
+
+def identity(plan: Plan) -> dict[str, Any]:
+    """Everything that changes the result of a run, and nothing else: contents in place of paths, no logging, no placement."""
+    trainer = plan.trainer
+    data_key = f"{plan.leg}.data"
+    builds_vocabulary = not (plan.model.name or plan.model.tokenizer)
+    return {
+        "schema": records.SCHEMA,
+        "stage": plan.stage,
+        "init": plan.init if plan.init in (RANDOM, PRETRAINED, SOURCE) else "weights",
+        "parents": [parent["fingerprint"] for parent in plan.parents],
+        "weights_from": content(plan.weights_from) if plan.weights_from else None,
+        "data": files.fingerprint(plan.data, key=data_key),
+        "train_size": plan.data.train_size,
+        "task": asdict(plan.task),
+        "budget": asdict(plan.budget),
+        "equal_epochs": plan.equal_epochs,
+        "model": model_identity(plan.model),
+        "vocabulary": files.fingerprint(plan.vocabulary_data, key=data_key) if builds_vocabulary else None,
+        "weights": asdict(plan.weights) if plan.parents or plan.weights_from else None,
+        "freezing": asdict(plan.freezing),
+        "optimizer": asdict(plan.optimizer),
+        "scheduler": asdict(plan.scheduler),
+        "seeds": asdict(plan.seeds),
+        "precision": trainer.precision,
+        "clip": trainer.gradient_clip_val,
+        "accumulate": trainer.accumulate_grad_batches,
+        "limits": [trainer.limit_train_batches, trainer.limit_eval_batches],
+    }
+
+
+def model_identity(model: Model) -> dict[str, Any]:
+    """The model's settings, with the contents of local folders in place of their paths."""
+    settings = asdict(model)
+    for name in ("name", "tokenizer"):
+        folder = local_folder(settings[name])
+        if folder:
+            settings[name] = content(folder)
+    vectors = settings["vectors"]
+    for name in ("path", "words"):
+        if vectors[name]:
+            path = vectors[name]
+            local = resolve_package_path(path, key="model.vectors.path") if path.startswith(PACKAGE_PREFIX) else Path(path)
+            vectors[name] = content(local) if local.exists() else path
+    return settings
+
+
+def local_folder(name: str | None) -> Path | None:
+    """The folder that a model name stands for, or None for a hub id.
+
+    Raises:
+        UserError: the name is a path or a package, and nothing is there.
+    """
+    if not name:
+        return None
+    if name.startswith(PACKAGE_PREFIX):
+        return resolve_package_path(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.is_file():
+        raise UserError(Problem("model.name", name, "a hub id, package:NAME/PATH, or a folder that exists", "check the path"))
+    return None
+
+
+def content(path: Path) -> str:
+    """BLAKE2b over the names and bytes of a file or of the files in a folder."""
+    entries = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    stats = [(entry, entry.stat()) for entry in entries]
+    return _content(path, tuple((entry, stat.st_size, stat.st_mtime_ns) for entry, stat in stats))
+
+
+@lru_cache(maxsize=256)
+def _content(path: Path, entries: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for entry, _, _ in entries:
+        if entry != path:
+            digest.update(str(entry.relative_to(path)).encode())
+        with open(entry, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

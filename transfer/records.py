@@ -1,0 +1,140 @@
+"""What a run leaves behind: its fingerprint, its record, how it is written, locked and found again. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+RECORD = "record.json"
+FIELDS = (
+    "schema run_id fingerprint experiment stage arm status seed model freezing task source target train_size metrics monitor "
+    "parents weights parameters data time throughput versions git hardware config"
+).split()
+STATUSES = ("complete", "failed", "interrupted")
+
+Record = dict[str, Any]
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """40 hex digits of BLAKE2b over the canonical JSON of everything that changes a result."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+def run_name(stage: str, fingerprint: str) -> str:
+    """The name of a run's folder, and how people refer to it."""
+    return f"{stage}-{fingerprint[:10]}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write so that a reader sees the whole text or what was there before, even when the writer is killed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: a metric that does not exist is null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def write(folder: Path, record: Record) -> None:
+    """Write the record of a run, last of all its files."""
+    missing = [name for name in FIELDS if name not in record]
+    assert not missing, f"record lacks {missing}"
+    assert record["status"] in STATUSES, record["status"]
+    write_atomically(folder / RECORD, json.dumps(_finite(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read(folder: Path) -> Record | None:
+    """The record in a run's folder with its `_folder`, or None where there is none that can be read."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    record["_folder"] = str(folder)
+    return record
+
+
+def complete(output_dir: Path, experiment: str, stage: str, fingerprint: str) -> Record | None:
+    """The complete record of this fingerprint: of this experiment, else (for a shared source) of any other one."""
+    name = run_name(stage, fingerprint)
+    folders = [output_dir / experiment / name]
+    if stage == "pretrain" and output_dir.is_dir():
+        folders += sorted(output_dir.glob(f"*/{name}"))
+    for folder in folders:
+        record = read(folder)
+        if record and record["status"] == "complete" and record["fingerprint"] == fingerprint:
+            return record
+    return None
+
+
+def find(output_dir: Path | str, experiment: str | None = None) -> list[Record]:
+    """All records below `output_dir`, newest first."""
+    pattern = f"{experiment or '*'}/*/{RECORD}"
+    found = (read(path.parent) for path in Path(output_dir).glob(pattern))
+    return sorted((record for record in found if record), key=lambda record: record["time"]["started"], reverse=True)
+
+
+def lookup(output_dir: Path | str, reference: str) -> list[Record]:
+    """Records that `reference` names: a run folder, a run id, a folder name, or the start of a fingerprint."""
+    as_folder = Path(reference)
+    if (as_folder / RECORD).is_file():
+        record = read(as_folder)
+        return [record] if record else []
+    if len(reference) < 4:
+        return []
+    return [
+        record
+        for record in find(output_dir)
+        if record["fingerprint"].startswith(reference) or Path(record["_folder"]).name.startswith(reference)
+    ]
+
+
+@contextmanager
+def lock(output_dir: Path, fingerprint: str, *, waiting: Any = None) -> Iterator[None]:
+    """Hold the lock of one fingerprint; who comes second waits, then finds the record complete.
+
+    The lock is the operating system's, so it goes with its process, also with one that was killed.
+
+    Args:
+        waiting: called once, without arguments, when another process holds the lock.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = output_dir / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    held = FileLock(folder / f"{fingerprint}.lock")
+    try:
+        held.acquire(timeout=0.1)
+    except Timeout:
+        if waiting:
+            waiting()
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def now() -> str:
+    """UTC, to the millisecond, sortable as text."""
+    seconds = time.time()
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1000):03d}Z"

@@ -1,0 +1,309 @@
+"""Which leg trains, on what, from which weights: one run of any stage, down to its record."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers
+from datasets import Dataset, disable_progress_bars
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
+
+from transfer import evaluation, freezing, hardware, initial, parameters, records, tasks
+from transfer.checkpoints import LAST, BestWeights, Resumable
+from transfer.data import budgets, encoding, leakage, sources
+from transfer.data.module import TransferData
+from transfer.errors import Problem, UserError
+from transfer.gradients import GradientNorms
+from transfer.module import TransferModule
+from transfer.plan import Plan, data_name, has_data
+from transfer.progress import progress_bar
+from transfer.tracking import Tracking
+from transfer.weights import WeightReport
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Leg:
+    """The data of the leg that trains: splits, with the training rows cut to the label budget."""
+
+    splits: sources.Splits
+    train: Dataset
+    subset_hash: str
+
+    @property
+    def by_split(self) -> dict[str, Dataset]:
+        return {"train": self.train, "validation": self.splits.validation, "test": self.splits.test}
+
+
+def load_leg(plan: Plan) -> Leg:
+    """Splits by the data seed, labelled subset by the subset seed: the same for every arm and rank."""
+    key = f"{plan.leg}.data"
+    splits = sources.load(plan.data, key=key, data_seed=plan.seeds.data, problem_type=tasks.problem_type(plan.task))
+    chosen = budgets.subset(splits.train["label"][:], plan.data.train_size, plan.seeds.subset, key)
+    train = splits.train.select(np.sort(chosen))
+    return Leg(splits, train, budgets.subset_hash(train["id"][:]))
+
+
+def train(plan: Plan, parent: Path | None) -> None:
+    """Train, test once, write predictions, weights and the record.
+
+    Raises:
+        UserError: for what is wrong with data, model or weights, before any training.
+    """
+    started, clock = records.now(), time.monotonic()
+    _quiet()
+    leg = load_leg(plan)
+    for note in leg.splits.notes + _source_overlap(plan, leg):
+        log.info("%s", note)
+    task = tasks.make(plan.task, leg.splits.labels, key=f"{plan.leg}.task")
+    task.fit(task.label_tensor(task.encode_labels(leg.train["label"][:])))
+    model, tokenizer, report = initial.initial(plan, task, leg.train, lambda: _vocabulary_texts(plan), parent)
+    frozen = freezing.FreezingCallback(model, freezing.make(model, plan.freezing))
+    _require_trained_head(plan, model, report)
+    max_length = encoding.max_length(plan.task.max_length, initial.input_limit(model.config, tokenizer), key=f"{plan.leg}.task.max_length")
+    encoded = {split: encoding.encode(rows, task, tokenizer, max_length, plan.config.cache_dir) for split, rows in leg.by_split.items()}
+    log.info("weights: %s", report.summary())
+    log.info("freezing=%s: %s", plan.freezing.policy, freezing.describe(frozen.plan, model))
+    frozen.prepare(distributed=plan.trainer.devices > 1)
+    data = TransferData(
+        encoded,
+        task,
+        tokenizer,
+        batch_size=plan.budget.batch_size,
+        seed=plan.seeds.order,
+        num_workers=plan.trainer.num_workers,
+        accumulate=plan.trainer.accumulate_grad_batches,
+    )
+    module = TransferModule(model, task, plan, frozen)
+    outcome = _fit_and_test(plan, module, data, frozen)
+    try:
+        record = _record(plan, leg, module, report, outcome, started)
+        floors = evaluation.floors(plan, task, leg.by_split, leg.subset_hash) if plan.arm and plan.config.floors else {}
+        evaluation.add_floor_metrics(record, task, floors, leg.splits.test)
+        if outcome.trainer.is_global_zero:
+            model_folder = _save_model(plan.folder, module, tokenizer)
+            evaluation.write_predictions(plan.folder, leg.splits.test, outcome.predictions, floors)
+            outcome.tracking.summarise(record)
+            outcome.tracking.log_model(record)
+            log.info("best weights: %s", model_folder)
+        record["time"]["wall_s"] = round(time.monotonic() - clock, 3)
+    except BaseException:
+        outcome.tracking.finish(1)
+        raise
+    outcome.tracking.finish(0)
+    if outcome.trainer.is_global_zero:
+        records.write(plan.folder, record)
+        shutil.rmtree(plan.folder / "checkpoints", ignore_errors=True)
+
+
+def _source_overlap(plan: Plan, leg: Leg) -> list[str]:
+    """Source texts that stand in the target's test split would be a leak that no split of the target shows."""
+    if plan.stage != "finetune" or plan.parent is None:
+        return []
+    source = plan.parent
+    splits = sources.load(
+        source.data, key="source.data", data_seed=source.seeds.data, problem_type=tasks.problem_type(source.task)
+    )
+    return leakage.overlap(splits.train, {"the target's test split": leg.splits.test}, name="the source's training split")
+
+
+def _vocabulary_texts(plan: Plan) -> list[str]:
+    """All training texts, labels aside, of the data that the vocabulary is built from."""
+    from_source = has_data(plan.config.source.data) and plan.vocabulary_data == plan.config.source.data
+    leg, key = (plan.config.source, "source.data") if from_source else (plan.config.target, "target.data")
+    splits = sources.load(plan.vocabulary_data, key=key, data_seed=plan.seeds.data, problem_type=tasks.problem_type(leg.task))
+    texts: list[str] = splits.train["text"][:]
+    if "text_pair" in splits.train.column_names:
+        texts = texts + splits.train["text_pair"][:]
+    return texts
+
+
+def _require_trained_head(plan: Plan, model: Any, report: WeightReport) -> None:
+    prefix = parameters.backbone_prefix(model)
+    new = [name for name in report.reinitialised if not parameters.is_backbone(name, prefix)]
+    if plan.freezing.policy == "all" and new:
+        raise UserError(
+            Problem(
+                "freezing.policy",
+                "all",
+                "a head that comes trained from the source (same labels)",
+                f"nothing would train and the head is new ({', '.join(new)}): freezing=head_only trains it on the frozen backbone",
+            )
+        )
+
+
+@dataclass
+class Outcome:
+    """What came of training and testing."""
+
+    trainer: Trainer
+    tracking: Tracking
+    best: BestWeights
+    metrics: dict[str, float]
+    predictions: evaluation.Predictions
+    train_s: float
+    start_epoch: int
+
+
+def _fit_and_test(plan: Plan, module: TransferModule, data: TransferData, frozen: freezing.FreezingCallback) -> Outcome:
+    tracking = Tracking(plan, plan.folder)
+    try:
+        best = BestWeights(plan.task.monitor, plan.task.mode)
+        trainer, equal = _trainer(plan, module, data, frozen, best, tracking)
+        clock = time.monotonic()
+        _fit(plan, trainer, module, data, best)
+        train_s = time.monotonic() - clock
+        metrics = dict(best.metrics)
+        metrics["num_steps"] = float(best.step)
+        predictions = evaluation.Predictions()
+        if equal is not None and equal.weights and equal.step != best.step:
+            metrics |= evaluation.test(trainer, module, data, equal.weights, predictions, suffix="_equal_steps")
+        metrics |= evaluation.test(trainer, module, data, best.weights, predictions)
+        if equal is not None:
+            evaluation.fill_equal_steps(metrics, predictions)
+        return Outcome(trainer, tracking, best, metrics, predictions, train_s, 0)
+    except BaseException:
+        tracking.finish(1)
+        raise
+
+
+def _fit(plan: Plan, trainer: Trainer, module: TransferModule, data: TransferData, best: BestWeights) -> None:
+    if plan.freezing.policy == "all":
+        trainer.validate(module, datamodule=data, verbose=False)
+        best.take(trainer, module)
+        return
+    last = plan.folder / LAST
+    if last.is_file():
+        log.info("going on from %s", last)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=False if last.is_file() else None)
+    except (RuntimeError, EOFError, KeyError, OSError) as error:
+        if last.is_file() and trainer.global_step == 0 and "PytorchStreamReader" in str(error):
+            raise UserError(Problem(str(last), str(error).splitlines()[0], "a checkpoint that can be read", "delete this file to train the run from its start")) from error
+        raise
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def _trainer(
+    plan: Plan, module: TransferModule, data: TransferData, frozen: freezing.FreezingCallback, best: BestWeights, tracking: Tracking
+) -> tuple[Trainer, BestWeights | None]:
+    settings, budget, monitor = plan.trainer, plan.budget, f"val/{plan.task.monitor}"
+    equal = None
+    if plan.equal_epochs is not None:
+        steps_per_epoch = -(-len(data.encoded["train"]) // budget.batch_size)
+        within = plan.equal_epochs * steps_per_epoch
+        equal = BestWeights(plan.task.monitor, plan.task.mode, until_step=min(within, budget.max_steps or within))
+    callbacks: list[Callback] = [frozen, best, Resumable(plan.folder, settings.checkpoint_every_s), GradientNorms(module.model)]
+    callbacks += [equal] if equal else []
+    if budget.patience is not None:
+        callbacks.append(EarlyStopping(monitor, patience=budget.patience, mode=plan.task.mode, check_finite=True))
+    callbacks.append(LearningRateMonitor("step"))
+    bar = progress_bar()
+    accelerator = settings.accelerator
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=settings.strategy,
+        precision=hardware.precision(settings.precision, accelerator),  # type: ignore[arg-type]
+        max_epochs=budget.max_epochs,
+        max_steps=budget.max_steps or -1,
+        gradient_clip_val=settings.gradient_clip_val,
+        accumulate_grad_batches=settings.accumulate_grad_batches,
+        log_every_n_steps=settings.log_every_n_steps,
+        limit_train_batches=settings.limit_train_batches,
+        limit_val_batches=settings.limit_eval_batches,
+        limit_test_batches=settings.limit_eval_batches,
+        detect_anomaly=settings.detect_anomaly,
+        deterministic=settings.deterministic,
+        default_root_dir=plan.folder,
+        logger=tracking.loggers,
+        callbacks=[*callbacks, bar] if bar else callbacks,
+        enable_progress_bar=bar is not None,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+    return trainer, equal
+
+
+def _quiet() -> None:
+    """Lightning's hints are about settings that are decided here; the libraries' own bars come between ours."""
+    transformers.utils.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for pattern in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*", ".*treespec.*", ".*exists and is not empty.*"):
+        warnings.filterwarnings("ignore", pattern)
+
+
+def _save_model(folder: Path, module: TransferModule, tokenizer: Any) -> Path:
+    """The Hugging Face folder of the weights that the module holds, whole or not at all."""
+    final, new = folder / "model", folder / ".model.new"
+    shutil.rmtree(new, ignore_errors=True)
+    module.model.save_pretrained(new)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(new)
+    shutil.rmtree(final, ignore_errors=True)
+    new.rename(final)
+    return final
+
+
+def _record(plan: Plan, leg: Leg, module: TransferModule, report: WeightReport, outcome: Outcome, started: str) -> dict[str, Any]:
+    from transfer.config import to_plain
+    from transfer.data import files
+
+    trainer, best = outcome.trainer, outcome.best
+    frozen_total = parameters.counts(module.model)["total"]
+    sizes = {name: parameter.numel() for name, parameter in module.model.named_parameters()}
+    trainable = sum(size for name, size in sizes.items() if module.freezing.plan[name] is not None)
+    return {
+        "schema": records.SCHEMA,
+        "run_id": records.run_name(plan.stage, plan.fingerprint),
+        "fingerprint": plan.fingerprint,
+        "experiment": plan.experiment,
+        "stage": plan.stage,
+        "arm": plan.arm,
+        "status": "complete",
+        "seed": plan.seed,
+        "model": plan.model.name or plan.model.config.get("cell") or plan.model.config.get("model_type"),
+        "freezing": plan.freezing.policy,
+        "task": plan.task.name,
+        "source": data_name(plan.config.source.data) if has_data(plan.config.source.data) else None,
+        "target": data_name(plan.config.target.data) if has_data(plan.config.target.data) else None,
+        "train_size": plan.data.train_size,
+        "metrics": outcome.metrics,
+        "monitor": {"name": f"val/{plan.task.monitor}", "mode": plan.task.mode, "best": best.metrics.get(f"val/{plan.task.monitor}")},
+        "parents": list(plan.parents),
+        "weights": report.to_dict(),
+        "parameters": {"total": frozen_total, "trainable": trainable},
+        "data": {
+            "fingerprint": files.fingerprint(plan.data, key=f"{plan.leg}.data"),
+            "num_train": len(leg.train),
+            "num_val": len(leg.splits.validation),
+            "num_test": len(leg.splits.test),
+            "subset_hash": leg.subset_hash,
+        },
+        "time": {"started": started, "wall_s": 0.0, "train_s": round(outcome.train_s, 3)},
+        "throughput": {
+            "examples_per_s": round(module.num_examples / max(outcome.train_s, 1e-9), 2),
+            "tokens_per_s": round(module.num_tokens / max(outcome.train_s, 1e-9), 1),
+        },
+        "versions": hardware.versions(),
+        "git": hardware.git(),
+        "hardware": hardware.describe(plan.trainer.accelerator, plan.trainer.devices, str(trainer.precision)),
+        "config": to_plain(plan.config),
+    }

@@ -1,0 +1,269 @@
+"""Records -> strategies: the runs that differ in nothing but their random seeds.
+
+A mean over seeds means something only when everything else is the same. Runs of one arm whose configs differ in what
+changes the result are therefore different strategies, labelled by what differs; none is chosen over another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from transfer.study import predictions
+from transfer.study.predictions import Predictions
+
+Record = dict[str, Any]
+ARMS = ("transfer", "direct", "scratch")
+SEEDS = ("seed", "data_seed", "subset_seed", "init_seed", "order_seed")
+# Where a run is filed, logged and placed, and what the group of a strategy already says.
+_NEVER = (
+    *SEEDS,
+    "stage",
+    "arm",
+    "experiment_name",
+    "output_dir",
+    "cache_dir",
+    "force",
+    "floors",
+    "logger",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.num_workers",
+    "trainer.log_every_n_steps",
+    "trainer.checkpoint_every_s",
+    "trainer.deterministic",
+    "trainer.detect_anomaly",
+    "target.data.train_size",
+    "target.data.local",
+    "source.data.local",
+    "freezing.policy",
+)
+# Parts of the config that a run of this arm does not read.
+_UNREAD = {
+    "transfer": ("scratch",),
+    "direct": ("scratch", "source", "init"),
+    "scratch": (
+        "source",
+        "init",
+        "freezing",
+        "weights",
+        "scheduler",
+        "optimizer.lr",
+        "optimizer.weight_decay",
+        "optimizer.head_multiplier",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One target, one model, one number of labels. ``train_size`` None: all labels that there are."""
+
+    target: str
+    model: str
+    train_size: int | None
+
+    @property
+    def sort_key(self) -> tuple[str, str, float]:
+        """By target and model, then from few labels to all."""
+        return self.target, self.model, float("inf") if self.train_size is None else self.train_size
+
+
+@dataclass
+class Run:
+    """One record, with what pairs it with other runs."""
+
+    record: Record
+
+    @property
+    def seed(self) -> int:
+        """The seed the user set."""
+        return int(self.record["seed"])
+
+    @property
+    def repetition(self) -> tuple[Any, ...]:
+        """All seeds of the run. A twin has the same ones."""
+        config = self.record.get("config") or {}
+        return tuple(self.record["seed"] if key == "seed" else config.get(key) for key in SEEDS)
+
+    def seed_words(self, seed: int | None = None) -> list[str]:
+        """Overrides that set the seed, and those seeds that do not follow it by default."""
+        config = self.record.get("config") or {}
+        defaults = {key: 0 if key == "data_seed" else self.seed for key in SEEDS[1:]}
+        own = [f"{key}={config[key]}" for key, value in defaults.items() if config.get(key, value) != value]
+        return [f"seed={self.seed if seed is None else seed}", *own]
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """Fingerprint, sizes and subset hash of the data of this run."""
+        return self.record.get("data") or {}
+
+    def metric(self, name: str) -> float | None:
+        """A recorded metric by its full name, None where there is none."""
+        value = (self.record.get("metrics") or {}).get(name)
+        return None if value is None else float(value)
+
+    @cached_property
+    def predictions(self) -> Predictions | None:
+        """Test predictions, read when first asked for."""
+        folder = self.record.get("_folder")
+        return predictions.load(folder) if folder else None
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Flat config without seeds, filing, logging and placement."""
+        flat = flatten(self.record.get("config") or {})
+        return {key: value for key, value in flat.items() if not any(_within(key, part) for part in _NEVER)}
+
+    @cached_property
+    def read_settings(self) -> dict[str, Any]:
+        """Those of the settings that this arm reads."""
+        return {key: value for key, value in self.settings.items() if not unread(self.record["arm"], key)}
+
+
+@dataclass
+class Strategy:
+    """Runs of one arm on one budget that differ in their seeds only; ``differences`` tell it from its siblings."""
+
+    budget: Budget
+    arm: str
+    source: str | None
+    freezing: str | None
+    differences: dict[str, Any]
+    runs: list[Run]
+    label: str = field(default="")
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested config -> dotted keys, the way a user types them. Lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _within(key: str, part: str) -> bool:
+    return key == part or key.startswith(part + ".")
+
+
+def unread(arm: str, key: str) -> bool:
+    """Whether a run of this arm is known not to read the config key."""
+    return any(_within(key, part) for part in _UNREAD[arm])
+
+
+def _name(value: Any) -> str:
+    """Records hold names; anything else is shown as it is rather than refused."""
+    if isinstance(value, Mapping):
+        value = value.get("name") or value.get("policy") or json.dumps(value, sort_keys=True, default=str)
+    return "?" if value is None else str(value)
+
+
+def build(records: Iterable[Record]) -> tuple[list[Strategy], list[str]]:
+    """The strategies among complete target runs, few labels first, and a line for each run that was left out."""
+    cells: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    notes: list[str] = []
+    seen: set[str] = set()
+    for record in records:
+        if record.get("arm") not in ARMS:
+            continue
+        name = f"{record['arm']} run {record.get('run_id') or record.get('_folder')}"
+        if record.get("status") != "complete":
+            notes.append(f"{name}: not compared, its status is {record.get('status')}.")
+            continue
+        fingerprint = record.get("fingerprint")
+        if fingerprint in seen:  # two experiments may share a run
+            continue
+        if fingerprint:
+            seen.add(fingerprint)
+        arm = record["arm"]
+        budget = Budget(_name(record.get("target")), _name(record.get("model")), record.get("train_size"))
+        source = _name(record.get("source")) if arm == "transfer" else None
+        freezing = None if arm == "scratch" else _name(record.get("freezing"))
+        cells[budget, arm, source, freezing].append(Run(record))
+    strategies = []
+    for (budget, arm, source, freezing), runs in cells.items():
+        for differences, members in _split(runs):
+            kept, lines = _once(members)
+            strategies.append(Strategy(budget, arm, source, freezing, differences, kept))
+            notes += lines
+    strategies.sort(
+        key=lambda s: (
+            s.budget.sort_key,
+            ARMS.index(s.arm),
+            s.source or "",
+            s.freezing or "",
+            json.dumps(s.differences, sort_keys=True, default=str),
+        )
+    )
+    _label(strategies)
+    return strategies, notes
+
+
+def _split(runs: list[Run]) -> list[tuple[dict[str, Any], list[Run]]]:
+    """Runs of one cell -> (what differs, the runs that share it)."""
+    versions: dict[Any, set[Any]] = defaultdict(set)
+    for run in runs:
+        versions[(run.record.get("config") or {}).get("data_seed")].add(run.data.get("fingerprint"))
+    # The data changed between runs that draw it alike, so it is not the data seed that explains the difference.
+    changed = any(len(fingerprints) > 1 for fingerprints in versions.values())
+    groups = _by_difference(runs, [run.read_settings for run in runs], changed)
+    if any(len({run.repetition for run in members}) < len(members) for _, members in groups):
+        # Something set these runs apart although this arm is not known to read it (a vocabulary from the source, say).
+        groups = _by_difference(runs, [run.settings for run in runs], changed)
+    return groups
+
+
+def _by_difference(
+    runs: list[Run], settings: list[dict[str, Any]], data_changed: bool
+) -> list[tuple[dict[str, Any], list[Run]]]:
+    if data_changed:
+        settings = [s | {"data": str(run.data.get("fingerprint"))[:8]} for run, s in zip(runs, settings, strict=True)]
+    keys = sorted({key for setting in settings for key in setting})
+    differing = [key for key in keys if len({_text(setting.get(key)) for setting in settings}) > 1]
+    groups: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    for run, setting in zip(runs, settings, strict=True):
+        differences = {key: setting.get(key) for key in differing}
+        groups.setdefault(_text(differences), (differences, []))[1].append(run)
+    return list(groups.values())
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _once(runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """One run a repetition. With the same config and seeds, the code or a parent has changed: the last one counts."""
+    kept: dict[tuple[Any, ...], Run] = {}
+    notes = []
+    for run in sorted(runs, key=lambda run: str((run.record.get("time") or {}).get("started") or "")):
+        earlier = kept.get(run.repetition)
+        if earlier is not None:
+            name, later = f"{earlier.record['arm']} run {earlier.record.get('run_id')}", run.record.get("run_id")
+            notes.append(
+                f"{name}: not compared, run {later} has the same config and seed {run.seed} and started later."
+            )
+        kept[run.repetition] = run
+    return sorted(kept.values(), key=lambda run: tuple(str(part).zfill(12) for part in run.repetition)), notes
+
+
+def _label(strategies: list[Strategy]) -> None:
+    """Give every strategy a name that says no more than is needed to tell it from the others."""
+    freezings = {s.freezing for s in strategies if s.freezing is not None}
+    models = {s.budget.model for s in strategies}
+    targets = {s.budget.target for s in strategies}
+    for s in strategies:
+        words = {"transfer": f"transfer from {s.source}", "direct": "direct", "scratch": "scratch"}[s.arm]
+        details = [s.freezing] if s.freezing is not None and len(freezings) > 1 else []
+        details += [f"{key}={value}" for key, value in s.differences.items()]
+        details += [s.budget.model] if len(models) > 1 else []
+        details += [f"on {s.budget.target}"] if len(targets) > 1 else []
+        s.label = f"{words} ({', '.join(str(detail) for detail in details)})" if details else words

@@ -1,0 +1,200 @@
+"""The checks between fields of the config: every problem is collected, then all are raised at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterable
+
+from transfer.config import Arm, Config, Data, Freezing, Optimizer, Scheduler, Stage
+from transfer.errors import Problem, UserError, nearest
+from transfer.paths import PACKAGE
+from transfer.plan import has_data
+
+POLICIES = ("none", "head_only", "first_k", "gradual", "regex", "all")
+SCHEDULES = ("constant", "linear", "cosine", "plateau", "slanted_triangular")
+LOGGERS = ("wandb", "csv", "tensorboard", "none")
+PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+FULL = (
+    "`full` is read in two ways. To train every parameter (full fine-tuning): freezing=none. "
+    "To freeze every parameter: freezing=all; to train the head alone on a frozen backbone (linear probing): freezing=head_only"
+)
+
+
+def validate(config: Config) -> None:
+    """Check what types alone cannot.
+
+    Raises:
+        UserError: with every problem found.
+    """
+    checks: tuple[Callable[[Config], Iterable[Problem]], ...] = (_stages, _numbers, _names, _freezing, _patterns, _placement)
+    problems = [problem for check in checks for problem in check(config)]
+    if problems:
+        raise UserError(problems)
+
+
+def _stages(config: Config) -> Iterable[Problem]:
+    stage, arm = config.stage, config.arm
+    if arm is not None and stage is Stage.pretrain:
+        yield Problem("arm", arm.value, "no arm for stage=pretrain: a source run has none", "leave arm out, or choose another stage")
+    if arm is not None and arm is not Arm.scratch and stage is Stage.scratch:
+        yield Problem("arm", arm.value, "arm=scratch with stage=scratch", "give only one of the two")
+    scratch = stage is Stage.scratch or arm is Arm.scratch
+    from_source = not scratch and (arm is Arm.transfer or (arm is None and config.init == "source"))
+    needs_source = stage is Stage.pretrain or (from_source and (arm is None or config.init in ("source", "pretrained")))
+    if needs_source and not has_data(config.source.data):
+        why = "stage=pretrain" if stage is Stage.pretrain else "init=source"
+        yield Problem(
+            "source.data.path",
+            "nothing",
+            f"{why} needs the data of a source leg",
+            "name it (data@source.data=movies, source.data.path=FILE), or start from published weights with init=pretrained",
+        )
+    if stage is not Stage.pretrain and not has_data(config.target.data):
+        yield Problem(
+            "target.data.path",
+            "nothing",
+            "a file, a folder, a hub id or embedded:NAME",
+            "for your own file: target.data.path=FILE target.data.columns.text=COLUMN target.data.columns.label=COLUMN",
+        )
+    starts_pretrained = stage is not Stage.pretrain and not scratch and (arm is Arm.direct or config.init == "pretrained")
+    if starts_pretrained and not (config.model.name or config.model.vectors.path or config.model.vectors.train):
+        kind = config.model.config.get("model_type", "of this config")
+        yield Problem("init", "pretrained", f"a model with published weights; a model {kind} built from model.config has none", "use init=source or stage=scratch")
+    if not config.model.name and "model_type" not in config.model.config:
+        yield Problem("model.name", None, "a hub id, a folder, package:NAME/PATH; or model.config.model_type", "choose a model: model=minilm, model=lstm, ...")
+    if config.source.init not in ("pretrained", "random"):
+        yield Problem("source.init", config.source.init, "pretrained, random", "")
+
+
+def _numbers(config: Config) -> Iterable[Problem]:
+    positive: dict[str, float | None] = {
+        "source.optimizer.lr": config.source.optimizer.lr,
+        "optimizer.lr": config.optimizer.lr,
+        "scratch.lr": config.scratch.lr,
+        "optimizer.layer_decay": config.optimizer.layer_decay,
+        "optimizer.head_multiplier": config.optimizer.head_multiplier,
+        "trainer.gradient_clip_val": config.trainer.gradient_clip_val,
+        "freezing.epochs_per_layer": config.freezing.epochs_per_layer,
+    }
+    for key, value in positive.items():
+        if value is not None and not value > 0:
+            yield Problem(key, value, "a number above 0", "")
+    at_least_one: dict[str, int | None] = {
+        "trainer.devices": config.trainer.devices,
+        "trainer.accumulate_grad_batches": config.trainer.accumulate_grad_batches,
+        "scratch.max_epochs": config.scratch.max_epochs,
+        "scratch.patience": config.scratch.patience,
+        "trainer.log_every_n_steps": config.trainer.log_every_n_steps,
+    }
+    for leg, part in (("source", config.source), ("target", config.target)):
+        data, budget = part.data, part.budget
+        at_least_one |= {
+            f"{leg}.data.train_size": data.train_size,
+            f"{leg}.data.validation_size": data.validation_size,
+            f"{leg}.data.test_size": data.test_size,
+            f"{leg}.budget.max_epochs": budget.max_epochs,
+            f"{leg}.budget.max_steps": budget.max_steps,
+            f"{leg}.budget.batch_size": budget.batch_size,
+            f"{leg}.budget.patience": budget.patience,
+            f"{leg}.task.max_length": part.task.max_length,
+        }
+        yield from _fractions(f"{leg}.data", data)
+        if part.task.mode not in ("min", "max"):
+            yield Problem(f"{leg}.task.mode", part.task.mode, "min, max", "")
+        yield from _divisible(config, f"{leg}.budget.batch_size", budget.batch_size)
+    for key, count in at_least_one.items():
+        if count is not None and count < 1:
+            yield Problem(key, count, "a whole number of at least 1", "")
+    if not 0 <= config.weights.min_fraction_loaded <= 1:
+        yield Problem("weights.min_fraction_loaded", config.weights.min_fraction_loaded, "a fraction from 0 to 1", "")
+
+
+def _fractions(key: str, data: Data) -> Iterable[Problem]:
+    for name in ("validation_fraction", "test_fraction"):
+        value = getattr(data, name)
+        if not 0 < value < 1:
+            yield Problem(f"{key}.{name}", value, "a fraction between 0 and 1", "")
+    if data.validation_fraction + data.test_fraction >= 1:
+        received = f"{data.validation_fraction} + {data.test_fraction}"
+        yield Problem(f"{key}.validation_fraction + {key}.test_fraction", received, "less than 1 together", "leave rows to train on")
+
+
+def _divisible(config: Config, key: str, batch_size: int) -> Iterable[Problem]:
+    parts = config.trainer.devices * config.trainer.num_nodes * config.trainer.accumulate_grad_batches
+    if batch_size >= 1 and parts >= 1 and batch_size % parts:
+        yield Problem(
+            key, batch_size, f"a multiple of {parts} (devices x nodes x accumulate_grad_batches): it is the global batch", ""
+        )
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> Iterable[Problem]:
+    if value not in allowed:
+        meant = nearest(value, allowed)
+        yield Problem(key, value, ", ".join(allowed), f"did you mean {meant}?" if meant else "")
+
+
+def _names(config: Config) -> Iterable[Problem]:
+    yield from _one_of("logger.name", config.logger.name, LOGGERS)
+    yield from _one_of("trainer.precision", config.trainer.precision, PRECISIONS)
+    if config.logger.name == "tensorboard" and not any(importlib.util.find_spec(n) for n in ("tensorboard", "tensorboardX")):
+        yield Problem("logger.name", "tensorboard", "a logger that is installed", "pip install 'transfer[tensorboard]'")
+    tasks = tuple(sorted(path.stem for path in (PACKAGE / "tasks").glob("[a-z]*.py") if path.stem != "text"))
+    for leg, part in (("source", config.source), ("target", config.target)):
+        yield from _one_of(f"{leg}.task.name", part.task.name, tasks)
+    optimizers: tuple[tuple[str, Optimizer], ...] = (("source.optimizer", config.source.optimizer), ("optimizer", config.optimizer))
+    for key, optimizer in optimizers:
+        if "." not in optimizer._target_:
+            yield Problem(f"{key}._target_", optimizer._target_, "the dotted name of a torch optimizer class", "as in torch.optim.AdamW")
+    schedulers = (("source.scheduler", config.source.scheduler), ("scheduler", config.scheduler))
+    for key, scheduler in schedulers:
+        yield from _schedule(key, scheduler)
+    yield from _schedule("scratch", Scheduler(config.scratch.scheduler, config.scratch.warmup_steps, config.scratch.warmup_fraction), name_key="scratch.scheduler")
+    if config.model.vocabulary.texts not in ("source", "target"):
+        yield Problem("model.vocabulary.texts", config.model.vocabulary.texts, "source, target", "")
+
+
+def _schedule(key: str, scheduler: Scheduler, name_key: str | None = None) -> Iterable[Problem]:
+    yield from _one_of(name_key or f"{key}.name", scheduler.name, SCHEDULES)
+    if scheduler.warmup_steps and scheduler.warmup_fraction:
+        received = f"{scheduler.warmup_steps} steps and {scheduler.warmup_fraction}"
+        yield Problem(f"{key}.warmup_steps", received, "a number of steps or a fraction of the run, not both", "set one of them to 0")
+    if not 0 <= scheduler.warmup_fraction < 1 or scheduler.warmup_steps < 0:
+        yield Problem(f"{key}.warmup_fraction", scheduler.warmup_fraction, "a fraction from 0 to below 1 (and steps of at least 0)", "")
+
+
+def _freezing(config: Config) -> Iterable[Problem]:
+    freezing: Freezing = config.freezing
+    if freezing.policy == "full":
+        yield Problem("freezing.policy", "full", ", ".join(POLICIES), FULL)
+    else:
+        yield from _one_of("freezing.policy", freezing.policy, POLICIES)
+    if freezing.policy == "first_k" and freezing.k < 1:
+        yield Problem("freezing.k", freezing.k, "how many layers above the embeddings stay frozen, at least 1", "freezing=first_k freezing.k=3")
+    if freezing.policy == "regex" and not freezing.patterns:
+        yield Problem("freezing.patterns", "[]", "regexes over parameter names that stay frozen", r"freezing=regex 'freezing.patterns=[.*embeddings\..*]'")
+
+
+def _patterns(config: Config) -> Iterable[Problem]:
+    groups = {
+        "weights.include": config.weights.include,
+        "weights.exclude": config.weights.exclude,
+        "weights.rename": list(config.weights.rename),
+        "freezing.patterns": config.freezing.patterns,
+    }
+    for key, patterns in groups.items():
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                yield Problem(key, pattern, "a Python regular expression", str(error))
+
+
+def _placement(config: Config) -> Iterable[Problem]:
+    if not config.output_dir:
+        yield Problem("output_dir", repr(config.output_dir), "a folder", "")
+    if config.freezing.policy == "all" and (config.arm is Arm.direct or config.init == "pretrained") and config.stage is Stage.finetune:
+        yield Problem(
+            "freezing.policy", "all", "a head that is already trained, as of init=source with the same labels",
+            "published weights bring no head for your labels: freezing=head_only trains one on the frozen backbone",
+        )
