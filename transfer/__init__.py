@@ -1,3 +1,3 @@
-"""Does transfer help here, from which source, and how sure is that? Experiments in transfer learning, paired with their from-scratch twins."""
+"""Does transfer help here, from which source, and how sure is that? Each transfer beside its from-scratch twin."""
 
 __version__ = "0.1.0"

@@ -35,9 +35,13 @@ def _parser() -> argparse.ArgumentParser:
     # `run` never gets here: its arguments are Hydra's. It is listed so that it is seen.
     commands.add_parser("run", help="train one run or, with -m, a sweep (a Hydra app: `transfer run --help`)")
     output = argparse.ArgumentParser(add_help=False)
-    output.add_argument("--output-dir", default="outputs", metavar="FOLDER", help="where the records are (default: outputs)")
+    output.add_argument(
+        "--output-dir", default="outputs", metavar="FOLDER", help="where the records are (default: outputs)"
+    )
 
-    listing = commands.add_parser("list", parents=[output], help="named experiments, the question each asks, its records")
+    listing = commands.add_parser(
+        "list", parents=[output], help="named experiments, the question each asks, its records"
+    )
     listing.set_defaults(do=_list)
     runs = commands.add_parser("runs", parents=[output], help="records, newest first")
     runs.add_argument("experiment", nargs="?", help="only of this experiment")
@@ -52,15 +56,28 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("run", metavar="RUN", help="a run id, the start of a fingerprint, or a run's folder")
     show.add_argument("--json", action="store_true", help="the whole record as JSON")
     show.set_defaults(do=_show)
-    compare = commands.add_parser("compare", parents=[output], help="the arms of an experiment: gain, interval, verdict")
+    compare = commands.add_parser(
+        "compare", parents=[output], help="the arms of an experiment: gain, interval, verdict"
+    )
     compare.add_argument("experiment", metavar="EXPERIMENT")
-    compare.add_argument("--baseline", choices=("converged", "equal_steps"), default="converged", help="which from-scratch numbers a gain is against (default: converged)")
+    compare.add_argument(
+        "--baseline",
+        choices=("converged", "equal_steps"),
+        default="converged",
+        help="which from-scratch numbers a gain is against (default: converged)",
+    )
     compare.add_argument("--metric", help="a test metric, such as f1 (default: the one that chose the best weights)")
-    compare.add_argument("--to", metavar="FOLDER", help="where report.html and comparison.png go (default: the experiment's folder)")
+    compare.add_argument(
+        "--to", metavar="FOLDER", help="where report.html and comparison.png go (default: the experiment's folder)"
+    )
     compare.set_defaults(do=_compare)
-    doctor = commands.add_parser("doctor", parents=[output], help="device, fast precision, W&B, local data, writable output")
+    doctor = commands.add_parser(
+        "doctor", parents=[output], help="device, fast precision, W&B, local data, writable output"
+    )
     doctor.set_defaults(do=_doctor)
-    completion = commands.add_parser("completion", help="a script that completes commands, groups and keys in your shell")
+    completion = commands.add_parser(
+        "completion", help="a script that completes commands, groups and keys in your shell"
+    )
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     completion.set_defaults(do=_completion)
     return parser
@@ -141,7 +158,9 @@ def _list(options: argparse.Namespace) -> int:
 def _runs(options: argparse.Namespace) -> int:
     from transfer.listing import print_runs
 
-    wanted = {name: getattr(options, name) for name in ("stage", "arm", "status", "freezing", "model", "seed", "train_size")}
+    wanted = {
+        name: getattr(options, name) for name in ("stage", "arm", "status", "freezing", "model", "seed", "train_size")
+    }
     print_runs(options.output_dir, options.experiment, wanted, limit=options.num, as_json=options.json)
     return 0
 
@@ -154,10 +173,21 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from transfer.study.report import write_all
+    from rich.console import Console
 
+    from transfer.listing import require_records
+    from transfer.paths import require_writable
+    from transfer.study import figures, report
+    from transfer.study.compare import compare
+
+    found = require_records(options.output_dir, options.experiment)
+    comparison = compare(found, baseline=options.baseline, metric=options.metric)
     folder = Path(options.to) if options.to else Path(options.output_dir) / options.experiment
-    write_all(options.output_dir, options.experiment, folder, baseline=options.baseline, metric=options.metric)
+    require_writable(folder, key="--to")
+    figures.plot(comparison, folder / "comparison.png")
+    report.write_html(comparison, folder / "report.html")
+    report.print_table(comparison, Console() if sys.stdout.isatty() else Console(width=110))
+    print(f"\nPicture  {folder / 'comparison.png'}\nPage     {folder / 'report.html'}")
     return 0
 
 

@@ -12,7 +12,7 @@ _transfer_complete() {
         choices="@COMMANDS@"
         COMPREPLY=($(compgen -W "$choices" -- "$word"))
     elif [ "${COMP_WORDS[1]}" = run ]; then
-        choices=$(COMP_POINT=$COMP_POINT COMP_LINE="transfer ${COMP_LINE#*run }" transfer run -sc query=bash 2>/dev/null)
+        choices=$(COMP_LINE="transfer ${COMP_LINE#*run }" transfer run -sc query=bash 2>/dev/null)
         local line=($COMP_LINE)
         [ "${COMP_LINE: -1}" = " " ] && word="" || word="${line[${#line[@]}-1]}"
         COMPREPLY=($(compgen -o nospace -W "$choices" -- "$word"))

@@ -29,7 +29,7 @@ EXPERIMENT_GROUP = "experiment"
 
 
 class ExperimentSource(ConfigSource):
-    """Serves the folder `experiments/` as the config group `experiment`, each file with its stem as `experiment_name`."""
+    """Serves the folder `experiments/` as the group `experiment`, each file with its stem as `experiment_name`."""
 
     @staticmethod
     def scheme() -> str:
@@ -159,7 +159,9 @@ def explain(error: Exception) -> UserError:
         return UserError(_unknown_choice(error))
     if isinstance(error, OverrideParseException):
         text = str(error).splitlines()
-        return UserError(Problem("command line", error.override, "KEY=VALUE (quote lists and spaces for your shell)", text[0]))
+        return UserError(
+            Problem("command line", error.override, "KEY=VALUE (quote lists and spaces for your shell)", text[0])
+        )
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     full_key = getattr(cause, "full_key", None)
     message = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
@@ -185,10 +187,19 @@ def _unknown_choice(error: MissingConfigException) -> Problem:
     if group == "freezing" and choice == "full":
         return Problem("freezing", "full", ", ".join(options), FULL)
     if not options:
-        top = nearest(missing, ["source", "target", "model", "data", "task", "freezing", "optimizer", "scheduler", "trainer", "logger"])
-        return Problem(missing, missing, "a config file or group", f"did you mean {top}?" if top else str(error).splitlines()[0])
+        top = nearest(
+            missing,
+            ["source", "target", "model", "data", "task", "freezing", "optimizer", "scheduler", "trainer", "logger"],
+        )
+        return Problem(
+            missing, missing, "a config file or group", f"did you mean {top}?" if top else str(error).splitlines()[0]
+        )
     meant = nearest(choice, options)
-    action = f"did you mean {group}={meant}?" if meant else ("`transfer list` describes them" if group == EXPERIMENT_GROUP else "")
+    action = (
+        f"did you mean {group}={meant}?"
+        if meant
+        else ("`transfer list` describes them" if group == EXPERIMENT_GROUP else "")
+    )
     return Problem(group, choice, ", ".join(options), action)
 
 

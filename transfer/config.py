@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 
-
 class Stage(Enum):
     """The three kinds of runs."""
 
@@ -177,7 +176,7 @@ class Vectors:
 
 @dataclass
 class Model:
-    """`name`: hub id, folder or package:PATH. Without a name the model is built from `config` (`model_type` + its fields)."""
+    """`name`: hub id, folder or package:PATH. Without one the model is built from `config` (`model_type` + fields)."""
 
     name: Optional[str] = None
     revision: Optional[str] = None

@@ -77,7 +77,16 @@ def print_findings(output_dir: str) -> int:
         paths.require_writable(Path(output_dir))
         return "output", True, f"{Path(output_dir).resolve()} can be written"
 
-    checks: tuple[Callable[[], Finding], ...] = (_device, _precision, _wandb, _local_data, _offline_model, _hub, _cache, _output)
+    checks: tuple[Callable[[], Finding], ...] = (
+        _device,
+        _precision,
+        _wandb,
+        _local_data,
+        _offline_model,
+        _hub,
+        _cache,
+        _output,
+    )
     console = Console()
     healthy = True
     for check in checks:

@@ -33,8 +33,13 @@ class Predictions:
     columns: dict[str, list[Any]] = field(default_factory=dict)
 
 
-def test(
-    trainer: Trainer, module: TransferModule, data: TransferData, weights: dict[str, torch.Tensor], into: Predictions, suffix: str = ""
+def test_once(
+    trainer: Trainer,
+    module: TransferModule,
+    data: TransferData,
+    weights: dict[str, torch.Tensor],
+    into: Predictions,
+    suffix: str,
 ) -> dict[str, float]:
     """Test with these weights; metrics under test<suffix>/, and prediction<suffix>, score<suffix> into `into`."""
     module.model.load_state_dict(weights)
@@ -42,7 +47,9 @@ def test(
     index, logits = _gathered(trainer, module)
     order = torch.argsort(index)
     full = trainer.limit_test_batches in (None, 1.0)
-    assert not full or index[order].tolist() == list(range(len(data.encoded["test"]))), "every test row counts exactly once"
+    assert not full or index[order].tolist() == list(range(len(data.encoded["test"]))), (
+        "every test row counts exactly once"
+    )
     predicted, scores = module.task.decode(logits[order])
     into.columns["row"] = index[order].tolist()
     into.columns[f"prediction{suffix}"] = predicted
@@ -87,7 +94,9 @@ def floors(plan: Plan, task: Any, splits: dict[str, Dataset], subset_hash: str) 
     """Floor name -> its predictions on the test rows, from the same labels; kept on disk, since all arms share them."""
     from transfer import floors as baselines
 
-    key = records.fingerprint({"data": [_content(splits[s]) for s in ("train", "test")], "labels": task.labels, "version": 1})
+    key = records.fingerprint(
+        {"data": [_content(splits[s]) for s in ("train", "test")], "labels": task.labels, "version": 1}
+    )
     cache = cache_folder(plan.config.cache_dir) / "floors" / f"{key}.json"
     if cache.is_file():
         kept: dict[str, list[Any]] = json.loads(cache.read_text())

@@ -54,15 +54,19 @@ def _first_k(depths: dict[str, int | None], top: int, freezing: Freezing) -> Pla
 
 
 def _gradual(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
-    """The head from the start, then from the top one depth more every `epochs_per_layer` (Howard & Ruder 2018, section 3.3)."""
-    return {name: 0.0 if depth is None else (top - depth + 1) * freezing.epochs_per_layer for name, depth in depths.items()}
+    """The head from the start, then from the top one depth more every `epochs_per_layer` (Howard & Ruder 2018, 3.3)."""
+    return {
+        name: 0.0 if depth is None else (top - depth + 1) * freezing.epochs_per_layer for name, depth in depths.items()
+    }
 
 
 def _regex(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
     idle = [pattern for pattern in freezing.patterns if not any(re.fullmatch(pattern, name) for name in depths)]
     if idle:
         some = ", ".join(list(depths)[:4])
-        raise UserError(Problem("freezing.patterns", idle, "regexes that match a parameter's whole name", f"names look like {some}"))
+        raise UserError(
+            Problem("freezing.patterns", idle, "regexes that match a parameter's whole name", f"names look like {some}")
+        )
     return {name: NEVER if any(re.fullmatch(p, name) for p in freezing.patterns) else 0.0 for name in depths}
 
 
@@ -77,7 +81,7 @@ _POLICIES: dict[str, Callable[[dict[str, int | None], int, Freezing], Plan]] = {
 
 
 def frozen_modules(model: nn.Module, training: Iterable[str]) -> list[nn.Module]:
-    """The topmost modules that hold parameters none of which trains: their dropout and batch statistics must rest too."""
+    """The topmost modules none of whose parameters trains: their dropout and batch statistics must rest too."""
     active = set(training)
 
     def visit(module: nn.Module, prefix: str) -> list[nn.Module]:
@@ -93,9 +97,9 @@ def frozen_modules(model: nn.Module, training: Iterable[str]) -> list[nn.Module]
 class FreezingCallback(Callback):
     """Applies a plan during training.
 
-    On one device a parameter that does not train yet has no gradient, which saves its backward pass. Under DDP the set of
-    parameters with gradients is fixed when the model is wrapped, and changing it later desynchronises the ranks; there the
-    gradients of parameters that have to wait are dropped before the optimizer's step instead.
+    On one device a parameter that does not train yet has no gradient, which saves its backward pass. Under DDP the set
+    of parameters with gradients is fixed when the model is wrapped, and changing it later desynchronises the ranks;
+    there the gradients of parameters that have to wait are dropped before the optimizer's step instead.
     """
 
     def __init__(self, model: PreTrainedModel, plan: Plan) -> None:

@@ -18,9 +18,10 @@ VANISHED, EXPLODED = 1e-7, 1e3
 
 
 class GradientNorms(Callback):
-    """Logs the 2-norm of the gradient, in all and for each depth, before clipping; warns once for each kind of trouble."""
+    """Logs the gradient's 2-norm, in all and for each depth, before clipping; warns once for each kind of trouble."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, every_n_steps: int) -> None:
+        self.every_n_steps = every_n_steps
         depths = parameters.depths(model)
         self.groups: dict[str, list[torch.nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
@@ -29,7 +30,7 @@ class GradientNorms(Callback):
         self.warned: set[str] = set()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        if trainer.global_step % trainer.log_every_n_steps:
+        if trainer.global_step % self.every_n_steps:
             return
         norms = {}
         for group, members in self.groups.items():
@@ -39,7 +40,9 @@ class GradientNorms(Callback):
         if not norms:
             return
         total = math.sqrt(sum(norm * norm for norm in norms.values()))
-        pl_module.log_dict({"gradient_norm/total": total} | {f"gradient_norm/{group}": norm for group, norm in norms.items()})
+        pl_module.log_dict(
+            {"gradient_norm/total": total} | {f"gradient_norm/{group}": norm for group, norm in norms.items()}
+        )
         self._warn(norms, trainer.global_step)
 
     def _warn(self, norms: dict[str, float], step: int) -> None:
@@ -49,7 +52,11 @@ class GradientNorms(Callback):
         if exploded and "exploded" not in self.warned:
             self.warned.add("exploded")
             worst = max(exploded, key=lambda group: math.inf if math.isnan(exploded[group]) else exploded[group])
-            log.warning("exploding gradients in %s: norm %.3g at step %d; lower the learning rate", worst, exploded[worst], step)
+            log.warning(
+                "exploding gradients in %s: norm %.3g at step %d; lower the learning rate", worst, exploded[worst], step
+            )
         if vanished and len(vanished) < len(norms) and "vanished" not in self.warned:
             self.warned.add("vanished")
-            log.warning("vanishing gradients in %s: norm below %g at step %d", ", ".join(sorted(vanished)), VANISHED, step)
+            log.warning(
+                "vanishing gradients in %s: norm below %g at step %d", ", ".join(sorted(vanished)), VANISHED, step
+            )

@@ -12,7 +12,18 @@ from typing import Any
 
 from transfer import paths
 
-PACKAGES = ("transfer", "torch", "lightning", "transformers", "datasets", "torchmetrics", "hydra-core", "wandb", "numpy", "scikit-learn")
+PACKAGES = (
+    "transfer",
+    "torch",
+    "lightning",
+    "transformers",
+    "datasets",
+    "torchmetrics",
+    "hydra-core",
+    "wandb",
+    "numpy",
+    "scikit-learn",
+)
 
 
 @lru_cache
@@ -83,8 +94,12 @@ def git() -> dict[str, Any]:
     """The record's `git`: the commit of the working directory (or of this checkout) and whether it has changes."""
     for folder in (Path.cwd(), paths.PACKAGE):
         try:
-            commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
-            status = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, timeout=10)
+            commit = subprocess.run(
+                ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10
+            )
+            status = subprocess.run(
+                ["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, timeout=10
+            )
         except (OSError, subprocess.SubprocessError):
             return {"commit": None, "dirty": None}
         if commit.returncode == 0:

@@ -1,4 +1,4 @@
-"""The model of a run, with its tokenizer, and where its weights come from: a checkpoint to resume, an init, or chance."""
+"""The model of a run, with its tokenizer, and where its weights come from."""
 
 from __future__ import annotations
 
@@ -9,24 +9,34 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from transfer import models, parameters, weights
 from transfer.config import Weights
 from transfer.errors import Problem, UserError
+from transfer.identity import PRETRAINED, RANDOM, SOURCE, local_folder
 from transfer.models import word_vectors
 from transfer.models.linear import LinearForSequenceClassification
-from transfer.plan import PRETRAINED, RANDOM, SOURCE, Plan, local_folder
+from transfer.plan import Plan
 from transfer.weights import WeightReport
 
 log = logging.getLogger(__name__)
 Texts = Callable[[], list[str]]
 
 
-def initial(plan: Plan, task: Any, train: Any, texts: Texts, parent: Path | None) -> tuple[PreTrainedModel, Any, WeightReport]:
+def initial(
+    plan: Plan, task: Any, train: Any, texts: Texts, parent: Path | None
+) -> tuple[PreTrainedModel, Any, WeightReport]:
     """Model, tokenizer (None for numeric features) and the account of its weights.
 
-    The model is built at random from `seeds.init` first, so that a head that no weights come for starts the same in every arm.
+    The model is built at random from `seeds.init` first, so that a head without weights starts the same in every arm.
 
     Args:
         train: the training rows, for the scaling of a linear model.
@@ -48,12 +58,16 @@ def initial(plan: Plan, task: Any, train: Any, texts: Texts, parent: Path | None
         labels = torch.tensor(train["label"][:]) if plan.task.name == "regression" else None
         model.fit_scaling(torch.tensor(train["features"][:]), labels)
     report = _load(plan, model, task, tokenizer, texts, weights_from)
-    if not report.loaded or any(not parameters.is_backbone(n, parameters.backbone_prefix(model)) for n in report.reinitialised):
+    if not report.loaded or any(
+        not parameters.is_backbone(n, parameters.backbone_prefix(model)) for n in report.reinitialised
+    ):
         _start_head(model, task)
     return model, tokenizer, report
 
 
-def _load(plan: Plan, model: PreTrainedModel, task: Any, tokenizer: Any, texts: Texts, weights_from: Path | None) -> WeightReport:
+def _load(
+    plan: Plan, model: PreTrainedModel, task: Any, tokenizer: Any, texts: Texts, weights_from: Path | None
+) -> WeightReport:
     if weights_from is not None:
         state = weights.read_state(weights_from)
         same = _same_labels(weights_from, task)
@@ -71,10 +85,13 @@ def _published(plan: Plan, task: Any) -> tuple[dict[str, torch.Tensor], bool]:
     """The library's published weights; with their head only where it predicts the same labels."""
     name = _source_name(plan)
     config = _hub(lambda: AutoConfig.from_pretrained(name, revision=plan.model.revision), plan)
-    same = list((config.id2label or {}).values()) == task.labels and any("Classification" in a for a in config.architectures or [])
+    same = list((config.id2label or {}).values()) == task.labels and any(
+        "Classification" in a for a in config.architectures or []
+    )
     auto = getattr(transformers, task.auto_class) if same else AutoModel
     model, info = _hub(
-        lambda: auto.from_pretrained(name, revision=plan.model.revision, dtype=torch.float32, output_loading_info=True), plan
+        lambda: auto.from_pretrained(name, revision=plan.model.revision, dtype=torch.float32, output_loading_info=True),
+        plan,
     )
     absent = set(info["missing_keys"])
     return {key: tensor for key, tensor in model.state_dict().items() if key not in absent}, same
@@ -83,6 +100,8 @@ def _published(plan: Plan, task: Any) -> tuple[dict[str, torch.Tensor], bool]:
 def _vectors(plan: Plan, model: PreTrainedModel, tokenizer: Any, texts: Texts) -> WeightReport:
     """Word vectors are what a recurrent model has for published weights."""
     vectors = plan.model.vectors
+    embeddings = model.get_input_embeddings().weight
+    assert isinstance(embeddings, torch.Tensor)
     if vectors.path:
         words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
         matrix, found = word_vectors.load_vectors(vectors.path, words, vectors.words)
@@ -90,10 +109,8 @@ def _vectors(plan: Plan, model: PreTrainedModel, tokenizer: Any, texts: Texts) -
         log.info("word vectors for %d of %d words", int(found.sum()), len(words))
     else:
         assert vectors.train, "validation asks for vectors where there is no name"
-        width = model.get_input_embeddings().weight.shape[1]
-        matrix = word_vectors.train_word2vec(texts(), tokenizer, int(width), seed=plan.seeds.init)
+        matrix = word_vectors.train_word2vec(texts(), tokenizer, embeddings.shape[1], seed=plan.seeds.init)
         word_vectors.set_embeddings(model, matrix)
-    embeddings = model.get_input_embeddings().weight
     name = next(name for name, parameter in model.named_parameters() if parameter is embeddings)
     state = model.state_dict()
     backbone = [key for key in state if parameters.is_backbone(key, parameters.backbone_prefix(model))]
@@ -126,7 +143,9 @@ def config_for(plan: Plan, task: Any, tokenizer: Any, num_features: int) -> PreT
     else:
         kind = own.pop("model_type")
         if kind not in transformers.CONFIG_MAPPING:
-            raise UserError(Problem("model.config.model_type", kind, "recurrent, linear, or a model type of transformers", ""))
+            raise UserError(
+                Problem("model.config.model_type", kind, "recurrent, linear, or a model type of transformers", "")
+            )
         config = AutoConfig.for_model(kind)
         unknown = [name for name in own if not hasattr(config, name)]
         if num_features:
@@ -143,16 +162,35 @@ def config_for(plan: Plan, task: Any, tokenizer: Any, num_features: int) -> PreT
     vocabulary = getattr(config, "vocab_size", None)
     if tokenizer is not None and vocabulary is not None and len(tokenizer) > vocabulary:
         raise UserError(
-            Problem("model.tokenizer", f"{len(tokenizer):,} tokens", f"at most the {vocabulary:,} of the model", "use the model's own tokenizer")
+            Problem(
+                "model.tokenizer",
+                f"{len(tokenizer):,} tokens",
+                f"at most the {vocabulary:,} of the model",
+                "use the model's own tokenizer",
+            )
         )
     return config
 
 
 def _require_input(config: PreTrainedConfig, num_features: int) -> None:
     if config.model_type == "linear" and not num_features:
-        raise UserError(Problem("target.data.columns.features", "[]", "the numeric columns that a linear model reads", "'target.data.columns.features=[a,b]'"))
+        raise UserError(
+            Problem(
+                "target.data.columns.features",
+                "[]",
+                "the numeric columns that a linear model reads",
+                "'target.data.columns.features=[a,b]'",
+            )
+        )
     if config.model_type != "linear" and num_features:
-        raise UserError(Problem("model", config.model_type, "linear: these data are numeric columns", "model=linear, or columns.features=[] and columns.text=COLUMN"))
+        raise UserError(
+            Problem(
+                "model",
+                config.model_type,
+                "linear: these data are numeric columns",
+                "model=linear, or columns.features=[] and columns.text=COLUMN",
+            )
+        )
 
 
 def tokenizer_for(plan: Plan, texts: Texts, weights_from: Path | None) -> PreTrainedTokenizerBase:
@@ -170,7 +208,11 @@ def tokenizer_for(plan: Plan, texts: Texts, weights_from: Path | None) -> PreTra
     vocabulary = plan.model.vocabulary
     limit = int(plan.model.config.get("max_position_embeddings", 10**6))
     return word_vectors.build_tokenizer(
-        texts(), max_size=vocabulary.max_size, min_count=vocabulary.min_count, lowercase=vocabulary.lowercase, max_length=limit
+        texts(),
+        max_size=vocabulary.max_size,
+        min_count=vocabulary.min_count,
+        lowercase=vocabulary.lowercase,
+        max_length=limit,
     )
 
 
@@ -195,15 +237,27 @@ def _hub(load: Callable[[], Any], plan: Plan) -> Any:
         return load()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        allowed = "a model that transformers can load: a hub id (with a network, or in its cache), a folder, package:NAME/PATH"
+        allowed = "a hub id (with a network, or in the cache), a model folder, or package:NAME/PATH"
         raise UserError(Problem("model.name", plan.model.name, allowed, reason)) from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] in ("safetensors_rust", "safetensors", "huggingface_hub", "pickle", "_pickle"):
-            raise UserError(Problem("model.name", plan.model.name, "weights that can be read", f"{error}; the file may be cut off")) from error
+        if type(error).__module__.partition(".")[0] in (
+            "safetensors_rust",
+            "safetensors",
+            "huggingface_hub",
+            "pickle",
+            "_pickle",
+        ):
+            raise UserError(
+                Problem("model.name", plan.model.name, "weights that can be read", f"{error}; the file may be cut off")
+            ) from error
         raise
 
 
 def _start_head(model: PreTrainedModel, task: Any) -> None:
-    layers = [m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and not parameters.is_backbone(n, parameters.backbone_prefix(model))]
+    layers = [
+        m
+        for n, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear) and not parameters.is_backbone(n, parameters.backbone_prefix(model))
+    ]
     if layers and not isinstance(model, LinearForSequenceClassification):
         task.start_head(layers[-1])

@@ -12,7 +12,16 @@ from pathlib import Path
 from transfer.plan import Plan
 
 # What a launcher leaves in the environment would make the next job in this process believe it is a rank.
-RANK_VARIABLES = ("LOCAL_RANK", "RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+RANK_VARIABLES = (
+    "LOCAL_RANK",
+    "RANK",
+    "GROUP_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 
 
 def train(plan: Plan, parent: Path | None) -> None:
@@ -26,7 +35,7 @@ def train(plan: Plan, parent: Path | None) -> None:
 
         stages.train(plan, parent)
         return
-    if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_NTASKS" in os.environ and "RANK" in os.environ:
+    if "TORCHELASTIC_RUN_ID" in os.environ or ("SLURM_NTASKS" in os.environ and "RANK" in os.environ):
         rank(str(plan.folder / "config.yaml"), str(parent) if parent else None, plan.fingerprint)
         return
     for name in RANK_VARIABLES:
@@ -43,7 +52,9 @@ def train(plan: Plan, parent: Path | None) -> None:
         max_restarts=0,
         monitor_interval=0.2,
     )
-    elastic_launch(launch_config, rank)(str(plan.folder / "config.yaml"), str(parent) if parent else None, plan.fingerprint)
+    elastic_launch(launch_config, rank)(
+        str(plan.folder / "config.yaml"), str(parent) if parent else None, plan.fingerprint
+    )
 
 
 def rank(config_file: str, parent: str | None, fingerprint: str) -> None:

@@ -43,7 +43,9 @@ def one_line(record: Record) -> str:
     what = record["arm"] or record["stage"]
     size = f" n={record['train_size']}" if record["train_size"] else ""
     number = "none" if value is None else f"{value:.4f}"
-    return f"{what:9} seed={record['seed']}{size}  {name} {number}  {record['time']['wall_s']:.0f} s  {record['_folder']}"
+    return (
+        f"{what:9} seed={record['seed']}{size}  {name} {number}  {record['time']['wall_s']:.0f} s  {record['_folder']}"
+    )
 
 
 def _console() -> Any:
@@ -80,17 +82,31 @@ def _counted(found: dict[str, int]) -> str:
     return ", ".join(f"{count} {stage}" for stage, count in sorted(found.items())) or "none yet"
 
 
+def require_records(output_dir: str, experiment: str) -> list[Record]:
+    """The records of one experiment.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = records.find(output_dir, experiment)
+    if not found:
+        have = sorted({path.parent.parent.name for path in Path(output_dir).glob(f"*/*/{records.RECORD}")})
+        allowed = ", ".join(have) or f"no records in {output_dir} yet"
+        action = f"transfer run -m experiment={experiment} arm=transfer,direct,scratch seed=0,1,2"
+        raise UserError(Problem("experiment", experiment, allowed, action))
+    return found
+
+
 def print_runs(output_dir: str, experiment: str | None, wanted: dict[str, Any], *, limit: int, as_json: bool) -> None:
     """Records as a table, newest first, filtered by equal fields.
 
     Raises:
         UserError: no records of this experiment.
     """
-    found = records.find(output_dir, experiment)
-    if experiment and not found:
-        have = sorted({path.parent.parent.name for path in Path(output_dir).glob(f"*/*/{records.RECORD}")})
-        raise UserError(Problem("experiment", experiment, ", ".join(have) or f"no records in {output_dir} yet", f"transfer run experiment={experiment}"))
-    chosen = [record for record in found if all(value is None or record[name] == value for name, value in wanted.items())]
+    found = require_records(output_dir, experiment) if experiment else records.find(output_dir)
+    chosen = [
+        record for record in found if all(value is None or record[name] == value for name, value in wanted.items())
+    ]
     shown = chosen[:limit] if limit else chosen
     if as_json:
         for record in shown:
@@ -100,7 +116,11 @@ def print_runs(output_dir: str, experiment: str | None, wanted: dict[str, Any], 
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("run", "experiment", "arm", "status", "seed", "n", "freezing", "metric", "test", "time", "started"):
-        table.add_column(column, no_wrap=column in ("run", "started"), justify="right" if column in ("seed", "n", "test", "time") else "left")
+        table.add_column(
+            column,
+            no_wrap=column in ("run", "started"),
+            justify="right" if column in ("seed", "n", "test", "time") else "left",
+        )
     for record in shown:
         name, value = primary(record)
         table.add_row(
@@ -130,7 +150,14 @@ def print_record(output_dir: str, reference: str, *, as_json: bool) -> None:
     found = records.lookup(output_dir, reference)
     if len(found) != 1:
         received = f"{reference} ({len(found)} records)"
-        raise UserError(Problem("RUN", received, "a run id, at least 4 characters of it, or a run's folder", "`transfer runs` lists them"))
+        raise UserError(
+            Problem(
+                "RUN",
+                received,
+                "a run id, at least 4 characters of it, or a run's folder",
+                "`transfer runs` lists them",
+            )
+        )
     record = found[0]
     if as_json:
         print(json.dumps(record, indent=1))
@@ -138,21 +165,11 @@ def print_record(output_dir: str, reference: str, *, as_json: bool) -> None:
     from rich.table import Table
 
     console = _console()
-    console.print(f"[bold]{Path(record['_folder']).name}[/bold]  {record['status']}  {record['_folder']}", highlight=False)
+    console.print(
+        f"[bold]{Path(record['_folder']).name}[/bold]  {record['status']}  {record['_folder']}", highlight=False
+    )
     table = Table(box=None, show_header=False, pad_edge=False)
-    weights, parameters, data = record["weights"], record["parameters"], record["data"]
-    train = record["throughput"]
-    rows = {
-        "experiment": f"{record['experiment']}, stage {record['stage']}, arm {record['arm'] or 'none'}, seed {record['seed']}",
-        "model": f"{record['model']}, {parameters['trainable']:,} of {parameters['total']:,} parameters train, freezing {record['freezing']}",
-        "data": f"{record['source'] or 'no source'} -> {record['target']}; train {data['num_train']}, validation {data['num_val']}, test {data['num_test']}; subset {data['subset_hash']}",
-        "weights": f"{len(weights['loaded'])} loaded, {len(weights['reinitialised'])} new, {len(weights['dropped'])} left behind; {weights['fraction_loaded']:.1%} of the backbone",
-        "parents": ", ".join(parent["run_id"] for parent in record["parents"]) or "none",
-        "time": f"{record['time']['wall_s']:.1f} s in all, {record['time']['train_s']:.1f} s of training, {train['examples_per_s']:.0f} examples/s",
-        "hardware": f"{record['hardware'].get('device')}, {record['hardware'].get('precision')}",
-        "code": f"commit {record['git']['commit']}{', with changes' if record['git']['dirty'] else ''}",
-    }
-    for name, value in rows.items():
+    for name, value in _facts(record).items():
         table.add_row(f"[dim]{name}[/dim]", value)
     console.print(table, highlight=False)
     metrics = Table(box=None, pad_edge=False, header_style="bold")
@@ -162,3 +179,24 @@ def print_record(output_dir: str, reference: str, *, as_json: bool) -> None:
         metrics.add_row(name, "none" if value is None else f"{value:.4f}")
     console.print()
     console.print(metrics)
+
+
+def _facts(record: Record) -> dict[str, str]:
+    weights, parameters, data, time = record["weights"], record["parameters"], record["data"], record["time"]
+    arm = record["arm"] or "none"
+    counted = {name: len(weights[name]) for name in ("loaded", "reinitialised", "dropped")}
+    tensors = ", ".join(f"{count} {name}" for name, count in counted.items())
+    splits = f"train {data['num_train']}, validation {data['num_val']}, test {data['num_test']}"
+    speed = f"{record['throughput']['examples_per_s']:.0f} examples/s"
+    changes = ", with changes" if record["git"]["dirty"] else ""
+    return {
+        "experiment": f"{record['experiment']}, stage {record['stage']}, arm {arm}, seed {record['seed']}",
+        "model": f"{record['model']}, {parameters['trainable']:,} of {parameters['total']:,} parameters train",
+        "freezing": record["freezing"],
+        "data": f"{record['source'] or 'no source'} -> {record['target']}; {splits}; subset {data['subset_hash']}",
+        "weights": f"{tensors}; {weights['fraction_loaded']:.1%} of the backbone",
+        "parents": ", ".join(parent["run_id"] for parent in record["parents"]) or "none",
+        "time": f"{time['wall_s']:.1f} s in all, {time['train_s']:.1f} s of training, {speed}",
+        "hardware": f"{record['hardware'].get('device')}, {record['hardware'].get('precision')}",
+        "code": f"commit {record['git']['commit']}{changes}",
+    }

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
 from transfer import optim
@@ -27,7 +28,7 @@ class TransferModule(LightningModule):
         self.freezing = freezing
         self.val_metrics = task.metrics(per_class=False)
         self.test_metrics = task.metrics(per_class=True)
-        self.losses = torch.nn.ModuleDict({name: _mean() for name in EVALUATIONS})
+        self.losses: Any = torch.nn.ModuleDict({name: MeanMetric() for name in EVALUATIONS})
         self.predictions: list[tuple[Tensor, Tensor]] = []
         self.num_examples = 0
         self.num_tokens = 0
@@ -44,7 +45,7 @@ class TransferModule(LightningModule):
         return logits
 
     def on_train_epoch_start(self) -> None:
-        loader = self.trainer.train_dataloader
+        loader: Any = self.trainer.train_dataloader
         loader.batch_sampler.set_epoch(self.trainer.current_epoch)
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -74,7 +75,9 @@ class TransferModule(LightningModule):
         metrics.reset()
         self.losses[split].reset()
         monitor = self.task.task.monitor
-        self.log_dict({f"{split}/{name}": value for name, value in computed.items() if name != monitor}, rank_zero_only=True)
+        self.log_dict(
+            {f"{split}/{name}": value for name, value in computed.items() if name != monitor}, rank_zero_only=True
+        )
         self.log(f"{split}/{monitor}", computed[monitor], prog_bar=True, rank_zero_only=True)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -99,7 +102,9 @@ class TransferModule(LightningModule):
         # Lightning refuses to clip for a fused optimizer, which is only wrong where a scaler is at work (16-mixed), and
         # there no fused optimizer is made.
         if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], gradient_clip_val)
+            torch.nn.utils.clip_grad_norm_(
+                [p for p in self.model.parameters() if p.grad is not None], gradient_clip_val
+            )
 
     def configure_optimizers(self) -> Any:
         groups = optim.parameter_groups(self.model, self.plan.optimizer, self.freezing.plan)
@@ -110,9 +115,3 @@ class TransferModule(LightningModule):
         plateau = self.plan.scheduler.name == "plateau"
         every = {"interval": "epoch", "monitor": f"val/{task.monitor}"} if plateau else {"interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **every}}
-
-
-def _mean() -> Any:
-    from torchmetrics import MeanMetric
-
-    return MeanMetric()

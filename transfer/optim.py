@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def parameter_groups(model: PreTrainedModel, optimizer: Optimizer, plan: Plan) -> list[dict[str, Any]]:
     """One group for each depth, with and without decay; what never trains is in none.
 
-    The rate of depth d is ``lr * layer_decay ** (top - d)`` (Howard & Ruder 2018, discriminative fine-tuning), that of the
-    head ``lr * head_multiplier``. Tensors with fewer than two dimensions (norms, biases) do not decay. All groups exist from
-    the start, also those of layers that a gradual plan wakes later.
+    The rate of depth d is ``lr * layer_decay ** (top - d)`` (Howard & Ruder 2018, discriminative fine-tuning), that of
+    the head ``lr * head_multiplier``. Tensors with fewer than two dimensions (norms, biases) do not decay. All groups
+    exist from the start, also those of layers that a gradual plan wakes later.
     """
     depths = parameters.depths(model)
     top = max((depth for depth in depths.values() if depth is not None), default=0)
@@ -48,7 +48,9 @@ def parameter_groups(model: PreTrainedModel, optimizer: Optimizer, plan: Plan) -
     return [groups[index] for index in sorted(groups)]
 
 
-def build(groups: list[dict[str, Any]], optimizer: Optimizer, *, fused: bool = True, key: str = "optimizer") -> TorchOptimizer:
+def build(
+    groups: list[dict[str, Any]], optimizer: Optimizer, *, fused: bool = True, key: str = "optimizer"
+) -> TorchOptimizer:
     """The optimizer named by `_target_` over these groups; its fused kernel where wanted and there is one.
 
     Raises:
@@ -59,9 +61,13 @@ def build(groups: list[dict[str, Any]], optimizer: Optimizer, *, fused: bool = T
     unknown = [name for name in optimizer.options if name not in accepted]
     if unknown:
         allowed = ", ".join(name for name in accepted if name not in ("params", "lr", "weight_decay"))
-        raise UserError(Problem(f"{key}.options", ", ".join(unknown), allowed, f"the options are those of {optimizer._target_}"))
+        raise UserError(
+            Problem(f"{key}.options", ", ".join(unknown), allowed, f"the options are those of {optimizer._target_}")
+        )
     options = dict(optimizer.options)
-    floating = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
+    floating = all(
+        p.is_floating_point() and p.device.type in ("cpu", "cuda") for group in groups for p in group["params"]
+    )
     if fused and "fused" in accepted and "fused" not in options and "foreach" not in options and floating:
         options["fused"] = True
     built: TorchOptimizer = cls(groups, lr=optimizer.lr, weight_decay=optimizer.weight_decay, **options)
@@ -73,15 +79,19 @@ def _locate(target: str, key: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(Problem(f"{key}._target_", target, "the dotted name of an optimizer class", str(error))) from error
+        raise UserError(
+            Problem(f"{key}._target_", target, "the dotted name of an optimizer class", str(error))
+        ) from error
 
 
-def schedule(optimizer: TorchOptimizer, scheduler: Scheduler, num_steps: int, *, mode: str = "max") -> LRScheduler | Any:
+def schedule(
+    optimizer: TorchOptimizer, scheduler: Scheduler, num_steps: int, *, mode: str = "max"
+) -> LRScheduler | Any:
     """The rate over `num_steps` optimizer steps. `plateau` is stepped once an epoch with the validation metric."""
     from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
     if scheduler.name == "plateau":
-        return ReduceLROnPlateau(optimizer, mode=mode, **scheduler.options)
+        return ReduceLROnPlateau(optimizer, mode="min" if mode == "min" else "max", **scheduler.options)
     warmup = scheduler.warmup_steps or round(scheduler.warmup_fraction * num_steps)
     return LambdaLR(optimizer, factor(scheduler, warmup, num_steps))
 
@@ -95,7 +105,9 @@ def factor(scheduler: Scheduler, warmup: int, num_steps: int) -> Callable[[int],
     allowed = {"slanted_triangular": {"cut_fraction", "ratio"}, "cosine": {"num_cycles"}}.get(scheduler.name, set())
     unknown = set(scheduler.options) - allowed
     if unknown:
-        raise UserError(Problem("scheduler.options", ", ".join(sorted(unknown)), ", ".join(sorted(allowed)) or "none", ""))
+        raise UserError(
+            Problem("scheduler.options", ", ".join(sorted(unknown)), ", ".join(sorted(allowed)) or "none", "")
+        )
     if scheduler.name == "slanted_triangular":
         return _slanted_triangular(num_steps, **scheduler.options)
     from torch.nn import Parameter

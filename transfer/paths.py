@@ -1,4 +1,4 @@
-"""Where configs, experiments, outputs, caches and local data are: in a checkout, an installed wheel, a user's folder."""
+"""Where configs, experiments, caches and local data are: in a checkout, an installed wheel, a user's folder."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ PACKAGE_PREFIX = "package:"
 
 
 def shipped(name: str) -> Path:
-    """The folder `conf` or `experiments` that came with the project: beside the package in a checkout, inside it in a wheel."""
+    """The `conf` or `experiments` that came with the project: beside the package in a checkout, in it in a wheel."""
     checkout = PACKAGE.parent / name
     return checkout if (PACKAGE.parent / "pyproject.toml").is_file() and checkout.is_dir() else PACKAGE / name
 
 
 def search_folders(name: str) -> list[Path]:
-    """Folders to look in for `conf` or `experiments`: the user's own in the working directory first, then the shipped one."""
+    """Where to look for `conf` or `experiments`: the user's own in the working directory first, then the shipped."""
     folders = [Path.cwd() / name, shipped(name)]
     return [folder for i, folder in enumerate(folders) if folder.is_dir() and folder not in folders[:i]]
 
 
 def cache_folder(cache_dir: str | None) -> Path:
-    """Where tokens, vocabularies and floors are kept: `cache_dir`, else $TRANSFER_CACHE, else the user's cache folder."""
+    """Where tokens and floors are kept: `cache_dir`, else $TRANSFER_CACHE, else the user's cache folder."""
     if cache_dir:
         return Path(cache_dir).expanduser()
     if os.environ.get("TRANSFER_CACHE"):
@@ -58,7 +58,9 @@ def resolve_package_path(spec: str, *, key: str = "model.name") -> Path:
         inside = sorted(entry.name for entry in Path(locations[0]).iterdir())
         hint = nearest(rest.split("/")[0], inside)
         raise UserError(
-            Problem(key, spec, f"a path inside {locations[0]}: {', '.join(inside)}", f"did you mean {hint}?" if hint else "")
+            Problem(
+                key, spec, f"a path inside {locations[0]}: {', '.join(inside)}", f"did you mean {hint}?" if hint else ""
+            )
         )
     return path
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from transfer import records
 from transfer.config import (
@@ -25,16 +22,14 @@ from transfer.config import (
     from_plain,
     to_plain,
 )
-from transfer.data import files
 from transfer.errors import Problem, UserError
+from transfer.identity import PRETRAINED, RANDOM, SOURCE, identity
 from transfer.paths import PACKAGE_PREFIX, resolve_package_path
-
-RANDOM, PRETRAINED, SOURCE = "random", "pretrained", "source"
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """Separate streams: the splits of a data set, the labelled subset, initial weights, order of batches with dropout."""
+    """Separate streams: splits of a data set, labelled subset, initial weights, order of batches with dropout."""
 
     data: int
     subset: int
@@ -44,7 +39,7 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run. `parent` is the plan of the run whose weights it starts from; `weights_from` a folder or file instead."""
+    """One run. `parent` is the plan of the run that it starts from, `weights_from` a folder or file instead."""
 
     config: Config
     experiment: str
@@ -133,7 +128,9 @@ def _pretrain(config: Config) -> Plan:
         experiment=_experiment(config),
         stage=Stage.pretrain.value,
         arm=None,
-        init=config.source.init if config.model.name or config.source.init != PRETRAINED or _has_vectors(config) else RANDOM,
+        init=config.source.init
+        if config.model.name or config.source.init != PRETRAINED or _has_vectors(config)
+        else RANDOM,
         seed=seed,
         seeds=Seeds(config.data_seed, seed, seed, seed),
         leg="source",
@@ -189,7 +186,9 @@ def _scratch(plan: Plan) -> Plan:
     own = plan.config.scratch
     notes = []
     if plan.freezing.policy != "none":
-        notes.append(f"freezing={plan.freezing.policy} is not used by the scratch arm: its weights start at random, so all train")
+        notes.append(
+            f"freezing={plan.freezing.policy} is not used by the scratch arm: its weights start at random, so all train"
+        )
     optimizer = replace(
         plan.optimizer, lr=own.lr, weight_decay=own.weight_decay, layer_decay=1.0, head_multiplier=own.head_multiplier
     )
@@ -215,10 +214,16 @@ def _from_reference(plan: Plan) -> Plan:
     if found:
         record = found[0]
         if record["status"] != "complete":
-            raise UserError(Problem("init", plan.init, "a complete run", f"this one is {record['status']}: run it again first"))
+            raise UserError(
+                Problem("init", plan.init, "a complete run", f"this one is {record['status']}: run it again first")
+            )
         parent = {"run_id": record["run_id"], "fingerprint": record["fingerprint"]}
         return replace(plan, weights_from=Path(record["_folder"]) / "model", parents=(parent,))
-    path = resolve_package_path(plan.init, key="init") if plan.init.startswith(PACKAGE_PREFIX) else Path(plan.init).expanduser()
+    path = (
+        resolve_package_path(plan.init, key="init")
+        if plan.init.startswith(PACKAGE_PREFIX)
+        else Path(plan.init).expanduser()
+    )
     if not path.exists():
         allowed = "source, pretrained, the id of a run, a model folder or a weights file"
         raise UserError(Problem("init", plan.init, allowed, "`transfer runs` lists the runs; check the path"))
@@ -232,86 +237,3 @@ def _has_vectors(config: Config) -> bool:
 def _vocabulary_data(config: Config) -> Data:
     wants_source = config.model.vocabulary.texts == "source" and has_data(config.source.data)
     return config.source.data if wants_source else config.target.data
-
-
-def identity(plan: Plan) -> dict[str, Any]:
-    """Everything that changes the result of a run, and nothing else: contents in place of paths, no logging, no placement."""
-    trainer = plan.trainer
-    data_key = f"{plan.leg}.data"
-    builds_vocabulary = not (plan.model.name or plan.model.tokenizer)
-    return {
-        "schema": records.SCHEMA,
-        "stage": plan.stage,
-        "init": plan.init if plan.init in (RANDOM, PRETRAINED, SOURCE) else "weights",
-        "parents": [parent["fingerprint"] for parent in plan.parents],
-        "weights_from": content(plan.weights_from) if plan.weights_from else None,
-        "data": files.fingerprint(plan.data, key=data_key),
-        "train_size": plan.data.train_size,
-        "task": asdict(plan.task),
-        "budget": asdict(plan.budget),
-        "equal_epochs": plan.equal_epochs,
-        "model": model_identity(plan.model),
-        "vocabulary": files.fingerprint(plan.vocabulary_data, key=data_key) if builds_vocabulary else None,
-        "weights": asdict(plan.weights) if plan.parents or plan.weights_from else None,
-        "freezing": asdict(plan.freezing),
-        "optimizer": asdict(plan.optimizer),
-        "scheduler": asdict(plan.scheduler),
-        "seeds": asdict(plan.seeds),
-        "precision": trainer.precision,
-        "clip": trainer.gradient_clip_val,
-        "accumulate": trainer.accumulate_grad_batches,
-        "limits": [trainer.limit_train_batches, trainer.limit_eval_batches],
-    }
-
-
-def model_identity(model: Model) -> dict[str, Any]:
-    """The model's settings, with the contents of local folders in place of their paths."""
-    settings = asdict(model)
-    for name in ("name", "tokenizer"):
-        folder = local_folder(settings[name])
-        if folder:
-            settings[name] = content(folder)
-    vectors = settings["vectors"]
-    for name in ("path", "words"):
-        if vectors[name]:
-            path = vectors[name]
-            local = resolve_package_path(path, key="model.vectors.path") if path.startswith(PACKAGE_PREFIX) else Path(path)
-            vectors[name] = content(local) if local.exists() else path
-    return settings
-
-
-def local_folder(name: str | None) -> Path | None:
-    """The folder that a model name stands for, or None for a hub id.
-
-    Raises:
-        UserError: the name is a path or a package, and nothing is there.
-    """
-    if not name:
-        return None
-    if name.startswith(PACKAGE_PREFIX):
-        return resolve_package_path(name)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.is_file():
-        raise UserError(Problem("model.name", name, "a hub id, package:NAME/PATH, or a folder that exists", "check the path"))
-    return None
-
-
-def content(path: Path) -> str:
-    """BLAKE2b over the names and bytes of a file or of the files in a folder."""
-    entries = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-    stats = [(entry, entry.stat()) for entry in entries]
-    return _content(path, tuple((entry, stat.st_size, stat.st_mtime_ns) for entry, stat in stats))
-
-
-@lru_cache(maxsize=256)
-def _content(path: Path, entries: tuple[tuple[Path, int, int], ...]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for entry, _, _ in entries:
-        if entry != path:
-            digest.update(str(entry.relative_to(path)).encode())
-        with open(entry, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

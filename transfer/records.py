@@ -14,10 +14,34 @@ from typing import Any
 
 SCHEMA = 1
 RECORD = "record.json"
-FIELDS = (
-    "schema run_id fingerprint experiment stage arm status seed model freezing task source target train_size metrics monitor "
-    "parents weights parameters data time throughput versions git hardware config"
-).split()
+FIELDS = [
+    "schema",
+    "run_id",
+    "fingerprint",
+    "experiment",
+    "stage",
+    "arm",
+    "status",
+    "seed",
+    "model",
+    "freezing",
+    "task",
+    "source",
+    "target",
+    "train_size",
+    "metrics",
+    "monitor",
+    "parents",
+    "weights",
+    "parameters",
+    "data",
+    "time",
+    "throughput",
+    "versions",
+    "git",
+    "hardware",
+    "config",
+]
 STATUSES = ("complete", "failed", "interrupted")
 
 Record = dict[str, Any]

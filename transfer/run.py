@@ -39,7 +39,11 @@ def execute(plan: Plan, *, force: bool = False) -> Record:
         log.info("%s is complete: nothing to train", _where(found))
         return found
     require_writable(plan.output_dir)
-    with records.lock(plan.output_dir, plan.fingerprint, waiting=lambda: log.info("%s: another process trains this run; waiting", plan.folder)):
+    with records.lock(
+        plan.output_dir,
+        plan.fingerprint,
+        waiting=lambda: log.info("%s: another process trains this run; waiting", plan.folder),
+    ):
         found = _complete(plan)
         if found and not force:
             return found
@@ -65,7 +69,8 @@ def _train(plan: Plan, parent: Path | None) -> Record:
 
         launch.train(plan, parent)
     record = records.read(folder)
-    assert record is not None and record["status"] == "complete", f"{folder} has no complete record"
+    assert record is not None, f"{folder} has no record"
+    assert record["status"] == "complete", record["status"]
     return record
 
 

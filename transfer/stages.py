@@ -17,14 +17,14 @@ from datasets import Dataset, disable_progress_bars
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 
-from transfer import evaluation, freezing, hardware, initial, parameters, records, tasks
+from transfer import evaluation, freezing, hardware, initial, parameters, recording, records, tasks
 from transfer.checkpoints import LAST, BestWeights, Resumable
 from transfer.data import budgets, encoding, leakage, sources
 from transfer.data.module import TransferData
 from transfer.errors import Problem, UserError
 from transfer.gradients import GradientNorms
 from transfer.module import TransferModule
-from transfer.plan import Plan, data_name, has_data
+from transfer.plan import Plan, has_data
 from transfer.progress import progress_bar
 from transfer.tracking import Tracking
 from transfer.weights import WeightReport
@@ -70,8 +70,13 @@ def train(plan: Plan, parent: Path | None) -> None:
     model, tokenizer, report = initial.initial(plan, task, leg.train, lambda: _vocabulary_texts(plan), parent)
     frozen = freezing.FreezingCallback(model, freezing.make(model, plan.freezing))
     _require_trained_head(plan, model, report)
-    max_length = encoding.max_length(plan.task.max_length, initial.input_limit(model.config, tokenizer), key=f"{plan.leg}.task.max_length")
-    encoded = {split: encoding.encode(rows, task, tokenizer, max_length, plan.config.cache_dir) for split, rows in leg.by_split.items()}
+    max_length = encoding.max_length(
+        plan.task.max_length, initial.input_limit(model.config, tokenizer), key=f"{plan.leg}.task.max_length"
+    )
+    encoded = {
+        split: encoding.encode(rows, task, tokenizer, max_length, plan.config.cache_dir)
+        for split, rows in leg.by_split.items()
+    }
     log.info("weights: %s", report.summary())
     log.info("freezing=%s: %s", plan.freezing.policy, freezing.describe(frozen.plan, model))
     frozen.prepare(distributed=plan.trainer.devices > 1)
@@ -87,7 +92,7 @@ def train(plan: Plan, parent: Path | None) -> None:
     module = TransferModule(model, task, plan, frozen)
     outcome = _fit_and_test(plan, module, data, frozen)
     try:
-        record = _record(plan, leg, module, report, outcome, started)
+        record = recording.describe(plan, leg, module, report, outcome, started)
         floors = evaluation.floors(plan, task, leg.by_split, leg.subset_hash) if plan.arm and plan.config.floors else {}
         evaluation.add_floor_metrics(record, task, floors, leg.splits.test)
         if outcome.trainer.is_global_zero:
@@ -114,14 +119,18 @@ def _source_overlap(plan: Plan, leg: Leg) -> list[str]:
     splits = sources.load(
         source.data, key="source.data", data_seed=source.seeds.data, problem_type=tasks.problem_type(source.task)
     )
-    return leakage.overlap(splits.train, {"the target's test split": leg.splits.test}, name="the source's training split")
+    return leakage.overlap(
+        splits.train, {"the target's test split": leg.splits.test}, name="the source's training split"
+    )
 
 
 def _vocabulary_texts(plan: Plan) -> list[str]:
     """All training texts, labels aside, of the data that the vocabulary is built from."""
     from_source = has_data(plan.config.source.data) and plan.vocabulary_data == plan.config.source.data
     leg, key = (plan.config.source, "source.data") if from_source else (plan.config.target, "target.data")
-    splits = sources.load(plan.vocabulary_data, key=key, data_seed=plan.seeds.data, problem_type=tasks.problem_type(leg.task))
+    splits = sources.load(
+        plan.vocabulary_data, key=key, data_seed=plan.seeds.data, problem_type=tasks.problem_type(leg.task)
+    )
     texts: list[str] = splits.train["text"][:]
     if "text_pair" in splits.train.column_names:
         texts = texts + splits.train["text_pair"][:]
@@ -137,7 +146,7 @@ def _require_trained_head(plan: Plan, model: Any, report: WeightReport) -> None:
                 "freezing.policy",
                 "all",
                 "a head that comes trained from the source (same labels)",
-                f"nothing would train and the head is new ({', '.join(new)}): freezing=head_only trains it on the frozen backbone",
+                f"nothing would train and the head is new ({', '.join(new)}): freezing=head_only trains it alone",
             )
         )
 
@@ -167,8 +176,8 @@ def _fit_and_test(plan: Plan, module: TransferModule, data: TransferData, frozen
         metrics["num_steps"] = float(best.step)
         predictions = evaluation.Predictions()
         if equal is not None and equal.weights and equal.step != best.step:
-            metrics |= evaluation.test(trainer, module, data, equal.weights, predictions, suffix="_equal_steps")
-        metrics |= evaluation.test(trainer, module, data, best.weights, predictions)
+            metrics |= evaluation.test_once(trainer, module, data, equal.weights, predictions, evaluation.EQUAL)
+        metrics |= evaluation.test_once(trainer, module, data, best.weights, predictions, "")
         if equal is not None:
             evaluation.fill_equal_steps(metrics, predictions)
         return Outcome(trainer, tracking, best, metrics, predictions, train_s, 0)
@@ -186,17 +195,34 @@ def _fit(plan: Plan, trainer: Trainer, module: TransferModule, data: TransferDat
     if last.is_file():
         log.info("going on from %s", last)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=False if last.is_file() else None)
+        trainer.fit(
+            module,
+            datamodule=data,
+            ckpt_path=str(last) if last.is_file() else None,
+            weights_only=False if last.is_file() else None,
+        )
     except (RuntimeError, EOFError, KeyError, OSError) as error:
         if last.is_file() and trainer.global_step == 0 and "PytorchStreamReader" in str(error):
-            raise UserError(Problem(str(last), str(error).splitlines()[0], "a checkpoint that can be read", "delete this file to train the run from its start")) from error
+            raise UserError(
+                Problem(
+                    str(last),
+                    str(error).splitlines()[0],
+                    "a checkpoint that can be read",
+                    "delete this file to train the run from its start",
+                )
+            ) from error
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt
 
 
 def _trainer(
-    plan: Plan, module: TransferModule, data: TransferData, frozen: freezing.FreezingCallback, best: BestWeights, tracking: Tracking
+    plan: Plan,
+    module: TransferModule,
+    data: TransferData,
+    frozen: freezing.FreezingCallback,
+    best: BestWeights,
+    tracking: Tracking,
 ) -> tuple[Trainer, BestWeights | None]:
     settings, budget, monitor = plan.trainer, plan.budget, f"val/{plan.task.monitor}"
     equal = None
@@ -204,7 +230,12 @@ def _trainer(
         steps_per_epoch = -(-len(data.encoded["train"]) // budget.batch_size)
         within = plan.equal_epochs * steps_per_epoch
         equal = BestWeights(plan.task.monitor, plan.task.mode, until_step=min(within, budget.max_steps or within))
-    callbacks: list[Callback] = [frozen, best, Resumable(plan.folder, settings.checkpoint_every_s), GradientNorms(module.model)]
+    callbacks: list[Callback] = [
+        frozen,
+        best,
+        Resumable(plan.folder, settings.checkpoint_every_s),
+        GradientNorms(module.model, settings.log_every_n_steps),
+    ]
     callbacks += [equal] if equal else []
     if budget.patience is not None:
         callbacks.append(EarlyStopping(monitor, patience=budget.patience, mode=plan.task.mode, check_finite=True))
@@ -246,7 +277,13 @@ def _quiet() -> None:
         disable_progress_bars()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for pattern in (".*does not have many workers.*", ".*smaller than the logging interval.*", ".*LeafSpec.*", ".*treespec.*", ".*exists and is not empty.*"):
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*smaller than the logging interval.*",
+        ".*LeafSpec.*",
+        ".*treespec.*",
+        ".*exists and is not empty.*",
+    ):
         warnings.filterwarnings("ignore", pattern)
 
 
@@ -260,50 +297,3 @@ def _save_model(folder: Path, module: TransferModule, tokenizer: Any) -> Path:
     shutil.rmtree(final, ignore_errors=True)
     new.rename(final)
     return final
-
-
-def _record(plan: Plan, leg: Leg, module: TransferModule, report: WeightReport, outcome: Outcome, started: str) -> dict[str, Any]:
-    from transfer.config import to_plain
-    from transfer.data import files
-
-    trainer, best = outcome.trainer, outcome.best
-    frozen_total = parameters.counts(module.model)["total"]
-    sizes = {name: parameter.numel() for name, parameter in module.model.named_parameters()}
-    trainable = sum(size for name, size in sizes.items() if module.freezing.plan[name] is not None)
-    return {
-        "schema": records.SCHEMA,
-        "run_id": records.run_name(plan.stage, plan.fingerprint),
-        "fingerprint": plan.fingerprint,
-        "experiment": plan.experiment,
-        "stage": plan.stage,
-        "arm": plan.arm,
-        "status": "complete",
-        "seed": plan.seed,
-        "model": plan.model.name or plan.model.config.get("cell") or plan.model.config.get("model_type"),
-        "freezing": plan.freezing.policy,
-        "task": plan.task.name,
-        "source": data_name(plan.config.source.data) if has_data(plan.config.source.data) else None,
-        "target": data_name(plan.config.target.data) if has_data(plan.config.target.data) else None,
-        "train_size": plan.data.train_size,
-        "metrics": outcome.metrics,
-        "monitor": {"name": f"val/{plan.task.monitor}", "mode": plan.task.mode, "best": best.metrics.get(f"val/{plan.task.monitor}")},
-        "parents": list(plan.parents),
-        "weights": report.to_dict(),
-        "parameters": {"total": frozen_total, "trainable": trainable},
-        "data": {
-            "fingerprint": files.fingerprint(plan.data, key=f"{plan.leg}.data"),
-            "num_train": len(leg.train),
-            "num_val": len(leg.splits.validation),
-            "num_test": len(leg.splits.test),
-            "subset_hash": leg.subset_hash,
-        },
-        "time": {"started": started, "wall_s": 0.0, "train_s": round(outcome.train_s, 3)},
-        "throughput": {
-            "examples_per_s": round(module.num_examples / max(outcome.train_s, 1e-9), 2),
-            "tokens_per_s": round(module.num_tokens / max(outcome.train_s, 1e-9), 1),
-        },
-        "versions": hardware.versions(),
-        "git": hardware.git(),
-        "hardware": hardware.describe(plan.trainer.accelerator, plan.trainer.devices, str(trainer.precision)),
-        "config": to_plain(plan.config),
-    }

@@ -106,7 +106,12 @@ class Tracking:
             for parent in parents:
                 with contextlib.suppress(wandb.errors.CommError, ValueError):
                     self.run.use_artifact(f"{parent}:latest", type="model")
-        metadata = {"stage": record["stage"], "arm": record["arm"], "parents": parents, "experiment": record["experiment"]}
+        metadata = {
+            "stage": record["stage"],
+            "arm": record["arm"],
+            "parents": parents,
+            "experiment": record["experiment"],
+        }
         artifact = wandb.Artifact(artifact_name(record["fingerprint"]), type="model", metadata=metadata)
         artifact.add_dir(str(self.folder / "model"), skip_cache=True, policy="immutable")
         self.run.log_artifact(artifact)
@@ -151,7 +156,12 @@ def run_title(plan: Plan) -> str:
 
 def tags(plan: Plan) -> list[str]:
     source = [f"source:{data_name(plan.config.source.data)}"] if has_data(plan.config.source.data) else []
-    found = [*source, f"target:{data_name(plan.config.target.data)}", f"freezing:{plan.freezing.policy}", f"arm:{plan.arm}"]
+    found = [
+        *source,
+        f"target:{data_name(plan.config.target.data)}",
+        f"freezing:{plan.freezing.policy}",
+        f"arm:{plan.arm}",
+    ]
     return [tag[:64] for tag in found if plan.arm or not tag.startswith("arm:")]
 
 

@@ -17,7 +17,7 @@ LOGGERS = ("wandb", "csv", "tensorboard", "none")
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 FULL = (
     "`full` is read in two ways. To train every parameter (full fine-tuning): freezing=none. "
-    "To freeze every parameter: freezing=all; to train the head alone on a frozen backbone (linear probing): freezing=head_only"
+    "To freeze every parameter: freezing=all; to train the head alone (linear probing): freezing=head_only"
 )
 
 
@@ -27,7 +27,14 @@ def validate(config: Config) -> None:
     Raises:
         UserError: with every problem found.
     """
-    checks: tuple[Callable[[Config], Iterable[Problem]], ...] = (_stages, _numbers, _names, _freezing, _patterns, _placement)
+    checks: tuple[Callable[[Config], Iterable[Problem]], ...] = (
+        _stages,
+        _numbers,
+        _names,
+        _freezing,
+        _patterns,
+        _placement,
+    )
     problems = [problem for check in checks for problem in check(config)]
     if problems:
         raise UserError(problems)
@@ -36,7 +43,12 @@ def validate(config: Config) -> None:
 def _stages(config: Config) -> Iterable[Problem]:
     stage, arm = config.stage, config.arm
     if arm is not None and stage is Stage.pretrain:
-        yield Problem("arm", arm.value, "no arm for stage=pretrain: a source run has none", "leave arm out, or choose another stage")
+        yield Problem(
+            "arm",
+            arm.value,
+            "no arm for stage=pretrain: a source run has none",
+            "leave arm out, or choose another stage",
+        )
     if arm is not None and arm is not Arm.scratch and stage is Stage.scratch:
         yield Problem("arm", arm.value, "arm=scratch with stage=scratch", "give only one of the two")
     scratch = stage is Stage.scratch or arm is Arm.scratch
@@ -48,7 +60,7 @@ def _stages(config: Config) -> Iterable[Problem]:
             "source.data.path",
             "nothing",
             f"{why} needs the data of a source leg",
-            "name it (data@source.data=movies, source.data.path=FILE), or start from published weights with init=pretrained",
+            "name it (data@source.data=movies, source.data.path=FILE), or use published weights: init=pretrained",
         )
     if stage is not Stage.pretrain and not has_data(config.target.data):
         yield Problem(
@@ -57,12 +69,24 @@ def _stages(config: Config) -> Iterable[Problem]:
             "a file, a folder, a hub id or embedded:NAME",
             "for your own file: target.data.path=FILE target.data.columns.text=COLUMN target.data.columns.label=COLUMN",
         )
-    starts_pretrained = stage is not Stage.pretrain and not scratch and (arm is Arm.direct or config.init == "pretrained")
+    starts_pretrained = (
+        stage is not Stage.pretrain and not scratch and (arm is Arm.direct or config.init == "pretrained")
+    )
     if starts_pretrained and not (config.model.name or config.model.vectors.path or config.model.vectors.train):
         kind = config.model.config.get("model_type", "of this config")
-        yield Problem("init", "pretrained", f"a model with published weights; a model {kind} built from model.config has none", "use init=source or stage=scratch")
+        yield Problem(
+            "init",
+            "pretrained",
+            f"a model with published weights; a model {kind} built from model.config has none",
+            "use init=source or stage=scratch",
+        )
     if not config.model.name and "model_type" not in config.model.config:
-        yield Problem("model.name", None, "a hub id, a folder, package:NAME/PATH; or model.config.model_type", "choose a model: model=minilm, model=lstm, ...")
+        yield Problem(
+            "model.name",
+            None,
+            "a hub id, a folder, package:NAME/PATH; or model.config.model_type",
+            "choose a model: model=minilm, model=lstm, ...",
+        )
     if config.source.init not in ("pretrained", "random"):
         yield Problem("source.init", config.source.init, "pretrained, random", "")
 
@@ -117,14 +141,22 @@ def _fractions(key: str, data: Data) -> Iterable[Problem]:
             yield Problem(f"{key}.{name}", value, "a fraction between 0 and 1", "")
     if data.validation_fraction + data.test_fraction >= 1:
         received = f"{data.validation_fraction} + {data.test_fraction}"
-        yield Problem(f"{key}.validation_fraction + {key}.test_fraction", received, "less than 1 together", "leave rows to train on")
+        yield Problem(
+            f"{key}.validation_fraction + {key}.test_fraction",
+            received,
+            "less than 1 together",
+            "leave rows to train on",
+        )
 
 
 def _divisible(config: Config, key: str, batch_size: int) -> Iterable[Problem]:
     parts = config.trainer.devices * config.trainer.num_nodes * config.trainer.accumulate_grad_batches
     if batch_size >= 1 and parts >= 1 and batch_size % parts:
         yield Problem(
-            key, batch_size, f"a multiple of {parts} (devices x nodes x accumulate_grad_batches): it is the global batch", ""
+            key,
+            batch_size,
+            f"a multiple of {parts} (devices x nodes x accumulate_grad_batches): it is the global batch",
+            "",
         )
 
 
@@ -137,19 +169,33 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> Iterable[Problem]
 def _names(config: Config) -> Iterable[Problem]:
     yield from _one_of("logger.name", config.logger.name, LOGGERS)
     yield from _one_of("trainer.precision", config.trainer.precision, PRECISIONS)
-    if config.logger.name == "tensorboard" and not any(importlib.util.find_spec(n) for n in ("tensorboard", "tensorboardX")):
+    if config.logger.name == "tensorboard" and not any(
+        importlib.util.find_spec(n) for n in ("tensorboard", "tensorboardX")
+    ):
         yield Problem("logger.name", "tensorboard", "a logger that is installed", "pip install 'transfer[tensorboard]'")
     tasks = tuple(sorted(path.stem for path in (PACKAGE / "tasks").glob("[a-z]*.py") if path.stem != "text"))
     for leg, part in (("source", config.source), ("target", config.target)):
         yield from _one_of(f"{leg}.task.name", part.task.name, tasks)
-    optimizers: tuple[tuple[str, Optimizer], ...] = (("source.optimizer", config.source.optimizer), ("optimizer", config.optimizer))
+    optimizers: tuple[tuple[str, Optimizer], ...] = (
+        ("source.optimizer", config.source.optimizer),
+        ("optimizer", config.optimizer),
+    )
     for key, optimizer in optimizers:
         if "." not in optimizer._target_:
-            yield Problem(f"{key}._target_", optimizer._target_, "the dotted name of a torch optimizer class", "as in torch.optim.AdamW")
+            yield Problem(
+                f"{key}._target_",
+                optimizer._target_,
+                "the dotted name of a torch optimizer class",
+                "as in torch.optim.AdamW",
+            )
     schedulers = (("source.scheduler", config.source.scheduler), ("scheduler", config.scheduler))
     for key, scheduler in schedulers:
         yield from _schedule(key, scheduler)
-    yield from _schedule("scratch", Scheduler(config.scratch.scheduler, config.scratch.warmup_steps, config.scratch.warmup_fraction), name_key="scratch.scheduler")
+    yield from _schedule(
+        "scratch",
+        Scheduler(config.scratch.scheduler, config.scratch.warmup_steps, config.scratch.warmup_fraction),
+        name_key="scratch.scheduler",
+    )
     if config.model.vocabulary.texts not in ("source", "target"):
         yield Problem("model.vocabulary.texts", config.model.vocabulary.texts, "source, target", "")
 
@@ -158,9 +204,19 @@ def _schedule(key: str, scheduler: Scheduler, name_key: str | None = None) -> It
     yield from _one_of(name_key or f"{key}.name", scheduler.name, SCHEDULES)
     if scheduler.warmup_steps and scheduler.warmup_fraction:
         received = f"{scheduler.warmup_steps} steps and {scheduler.warmup_fraction}"
-        yield Problem(f"{key}.warmup_steps", received, "a number of steps or a fraction of the run, not both", "set one of them to 0")
+        yield Problem(
+            f"{key}.warmup_steps",
+            received,
+            "a number of steps or a fraction of the run, not both",
+            "set one of them to 0",
+        )
     if not 0 <= scheduler.warmup_fraction < 1 or scheduler.warmup_steps < 0:
-        yield Problem(f"{key}.warmup_fraction", scheduler.warmup_fraction, "a fraction from 0 to below 1 (and steps of at least 0)", "")
+        yield Problem(
+            f"{key}.warmup_fraction",
+            scheduler.warmup_fraction,
+            "a fraction from 0 to below 1 (and steps of at least 0)",
+            "",
+        )
 
 
 def _freezing(config: Config) -> Iterable[Problem]:
@@ -170,9 +226,19 @@ def _freezing(config: Config) -> Iterable[Problem]:
     else:
         yield from _one_of("freezing.policy", freezing.policy, POLICIES)
     if freezing.policy == "first_k" and freezing.k < 1:
-        yield Problem("freezing.k", freezing.k, "how many layers above the embeddings stay frozen, at least 1", "freezing=first_k freezing.k=3")
+        yield Problem(
+            "freezing.k",
+            freezing.k,
+            "how many layers above the embeddings stay frozen, at least 1",
+            "freezing=first_k freezing.k=3",
+        )
     if freezing.policy == "regex" and not freezing.patterns:
-        yield Problem("freezing.patterns", "[]", "regexes over parameter names that stay frozen", r"freezing=regex 'freezing.patterns=[.*embeddings\..*]'")
+        yield Problem(
+            "freezing.patterns",
+            "[]",
+            "regexes over parameter names that stay frozen",
+            r"freezing=regex 'freezing.patterns=[.*embeddings\..*]'",
+        )
 
 
 def _patterns(config: Config) -> Iterable[Problem]:
@@ -193,8 +259,14 @@ def _patterns(config: Config) -> Iterable[Problem]:
 def _placement(config: Config) -> Iterable[Problem]:
     if not config.output_dir:
         yield Problem("output_dir", repr(config.output_dir), "a folder", "")
-    if config.freezing.policy == "all" and (config.arm is Arm.direct or config.init == "pretrained") and config.stage is Stage.finetune:
+    if (
+        config.freezing.policy == "all"
+        and (config.arm is Arm.direct or config.init == "pretrained")
+        and config.stage is Stage.finetune
+    ):
         yield Problem(
-            "freezing.policy", "all", "a head that is already trained, as of init=source with the same labels",
+            "freezing.policy",
+            "all",
+            "a head that is already trained, as of init=source with the same labels",
             "published weights bring no head for your labels: freezing=head_only trains one on the frozen backbone",
         )

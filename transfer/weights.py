@@ -53,21 +53,40 @@ def read_state(path: Path, *, key: str = "init") -> dict[str, Tensor]:
 
     files = [path]
     if path.is_dir():
-        files = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin")) or sorted(path.glob("*.pth"))
+        files = (
+            sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin")) or sorted(path.glob("*.pth"))
+        )
         if not files:
-            raise UserError(Problem(key, path, "a folder with *.safetensors, pytorch_model*.bin or *.pth", "choose a model folder"))
+            raise UserError(
+                Problem(key, path, "a folder with *.safetensors, pytorch_model*.bin or *.pth", "choose a model folder")
+            )
     state: dict[str, Tensor] = {}
     for file in files:
         try:
-            found: Any = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
-        except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+            found: Any = (
+                load_file(file)
+                if file.suffix == ".safetensors"
+                else torch.load(file, map_location="cpu", weights_only=True)
+            )
+        except (
+            SafetensorError,
+            OSError,
+            RuntimeError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise UserError(_unreadable(key, file, error)) from error
         except Exception as error:  # pickle's own errors have no narrower common type
             raise UserError(_unreadable(key, file, error)) from error
         if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
             found = found["state_dict"]
         if not isinstance(found, Mapping) or not found or not all(isinstance(v, torch.Tensor) for v in found.values()):
-            raise UserError(Problem(key, file, "a mapping of names to tensors", "save model.state_dict(), best as .safetensors"))
+            raise UserError(
+                Problem(key, file, "a mapping of names to tensors", "save model.state_dict(), best as .safetensors")
+            )
         state.update(found)
     return state
 
@@ -75,14 +94,21 @@ def read_state(path: Path, *, key: str = "init") -> dict[str, Tensor]:
 def _unreadable(key: str, file: Path, error: Exception) -> Problem:
     reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
     size = file.stat().st_size if file.exists() else 0
-    return Problem(key, f"{file} ({size:,} bytes): {reason}", "weights that can be read (.safetensors, or a torch state dict)", "the file may be cut off: copy it again")
+    return Problem(
+        key,
+        f"{file} ({size:,} bytes): {reason}",
+        "weights that can be read (.safetensors, or a torch state dict)",
+        "the file may be cut off: copy it again",
+    )
 
 
-def transfer(source: Mapping[str, Tensor], model: PreTrainedModel, rules: Weights, *, with_head: bool, key: str = "init") -> WeightReport:
+def transfer(
+    source: Mapping[str, Tensor], model: PreTrainedModel, rules: Weights, *, with_head: bool, key: str = "init"
+) -> WeightReport:
     """Copy into `model` every source tensor that the rules let through and whose name and shape fit.
 
-    Names are first renamed (`rules.rename`: regex -> replacement, in order, `re.sub`), then must match one of `include` and
-    none of `exclude` (full match). A backbone saved on its own is found under the model's backbone prefix.
+    Names are first renamed (`rules.rename`: regex -> replacement, in order, `re.sub`), then must match one of `include`
+    and none of `exclude` (full match). A backbone saved on its own is found under the model's backbone prefix.
 
     Args:
         with_head: whether the source predicts the same labels, so that its head means the same here.
@@ -101,7 +127,12 @@ def transfer(source: Mapping[str, Tensor], model: PreTrainedModel, rules: Weight
     shapes: dict[str, str] = {}
     for name, tensor in source.items():
         goal = prefix + renamed[name] if bare else renamed[name]
-        if goal not in target or goal in chosen or not _passes(goal, rules) or not (with_head or parameters.is_backbone(goal, prefix)):
+        if (
+            goal not in target
+            or goal in chosen
+            or not _passes(goal, rules)
+            or not (with_head or parameters.is_backbone(goal, prefix))
+        ):
             report.dropped.append(name)
         elif tensor.shape != target[goal].shape:
             report.dropped.append(name)
@@ -149,12 +180,17 @@ def _require_enough(report: WeightReport, shapes: Mapping[str, str], rules: Weig
     backbone = [name for name in report.reinitialised if parameters.is_backbone(name, prefix)]
     missing = [f"{name} (shape {shapes[name]})" if name in shapes else name for name in backbone]
     received = f"weights of which {report.fraction_loaded:.1%} of the backbone could be loaded"
-    lines = [f"in the model, not in the source: {_shorten(missing, '- ')}", f"in the source, not in the model: {_shorten(report.dropped, '+ ')}"]
+    lines = [
+        f"in the model, not in the source: {_shorten(missing, '- ')}",
+        f"in the source, not in the model: {_shorten(report.dropped, '+ ')}",
+    ]
     raise UserError(
         Problem(
             key,
             received if report.loaded else "weights that share no tensor with the model",
-            f"at least {rules.min_fraction_loaded:.0%} (weights.min_fraction_loaded)" if report.loaded else "weights of the same architecture",
+            f"at least {rules.min_fraction_loaded:.0%} (weights.min_fraction_loaded)"
+            if report.loaded
+            else "weights of the same architecture",
             "use the source's own architecture, or map names with weights.rename. " + "; ".join(lines),
         )
     )

@@ -20,8 +20,8 @@ def table(num_examples: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
     return features, labels
 
 
-def regressor(**settings) -> LinearForSequenceClassification:
-    return LinearForSequenceClassification(LinearConfig(num_features=3, problem_type="regression", num_labels=1, **settings))
+def regressor() -> LinearForSequenceClassification:
+    return LinearForSequenceClassification(LinearConfig(num_features=3, problem_type="regression", num_labels=1))
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
@@ -55,9 +55,10 @@ def test_a_column_that_does_not_vary_keeps_scale_one():
     features, labels = table()
     model = regressor()
     model.fit_scaling(features, torch.full_like(labels, 3.3))
-    assert float(model.backbone.scale[2]) == 1.0 and float(model.label_scale) == 1.0
-    standardised = model.backbone(features).pooler_output
-    torch.testing.assert_close(standardised.std(dim=0, correction=0), torch.tensor([1.0, 1.0, 0.0]), rtol=1e-3, atol=1e-6)
+    assert float(model.backbone.scale[2]) == 1.0
+    assert float(model.label_scale) == 1.0
+    deviation = model.backbone(features).pooler_output.std(dim=0, correction=0)
+    torch.testing.assert_close(deviation, torch.tensor([1.0, 1.0, 0.0]), rtol=1e-3, atol=1e-6)
 
 
 def test_classification_leaves_the_logits_unscaled():
@@ -65,7 +66,8 @@ def test_classification_leaves_the_logits_unscaled():
     classes = (labels > labels.mean()).long()
     model = LinearForSequenceClassification(LinearConfig(num_features=3, num_labels=2))
     model.fit_scaling(features, classes)
-    assert model.label_mean.tolist() == [0, 0] and model.label_scale.tolist() == [1, 1]
+    assert model.label_mean.tolist() == [0, 0]
+    assert model.label_scale.tolist() == [1, 1]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     for _ in range(60):
         optimizer.zero_grad()
@@ -98,7 +100,8 @@ def test_a_checkpoint_of_the_base_gives_a_head_that_changes_nothing(tmp_path):
     model.backbone.save_pretrained(tmp_path)
     fresh = LinearForSequenceClassification.from_pretrained(tmp_path, num_labels=1)
     assert torch.equal(fresh.backbone.mean, model.backbone.mean)
-    assert fresh.label_mean.tolist() == [0] and fresh.label_scale.tolist() == [1]
+    assert fresh.label_mean.tolist() == [0]
+    assert fresh.label_scale.tolist() == [1]
     assert not fresh.classifier.weight.any()
 
 

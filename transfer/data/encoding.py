@@ -52,10 +52,18 @@ def encode(rows: Dataset, task: Any, tokenizer: Any, max_length: int, cache_dir:
 def _key(rows: Dataset, names: list[str], task: Any, tokenizer: Any, max_length: int) -> str:
     """Of the texts and labels themselves: the same rows from another file, or in another run, are found again."""
     digest = hashlib.blake2b(digest_size=16)
-    about = {"version": VERSION, "task": type(task).__module__, "labels": task.labels, "max_length": max_length, "names": names}
+    about = {
+        "version": VERSION,
+        "task": type(task).__module__,
+        "labels": task.labels,
+        "max_length": max_length,
+        "names": names,
+    }
     digest.update(json.dumps(about, sort_keys=True).encode())
     if tokenizer is not None:
-        digest.update(tokenizer.backend_tokenizer.to_str().encode() if tokenizer.is_fast else repr(tokenizer.get_vocab()).encode())
+        digest.update(
+            tokenizer.backend_tokenizer.to_str().encode() if tokenizer.is_fast else repr(tokenizer.get_vocab()).encode()
+        )
     for name in [*names, "label"]:
         digest.update(json.dumps(rows[name][:], ensure_ascii=True).encode())
     return digest.hexdigest()

@@ -36,7 +36,7 @@ class LengthGroupedBatches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.lengths), self.batch_size)
-        # Every rank needs the same number of batches, so a rest smaller than the number of ranks is left for another epoch.
+        # Every rank needs the same number of batches, so a rest smaller than the number of ranks is left out.
         return max(full + (rest >= self.world_size), 1)
 
     def batches(self) -> list[np.ndarray]:
@@ -66,7 +66,7 @@ class ResumableLoader(DataLoader):
 
     given = 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         sampler = self.batch_sampler
         assert isinstance(sampler, LengthGroupedBatches)
         self.given = sampler.start
@@ -100,7 +100,15 @@ class TransferData(LightningDataModule):
     """Train, validation and test of one leg, encoded. `batch_size` is the global one."""
 
     def __init__(
-        self, encoded: dict[str, Dataset], task: Any, tokenizer: Any, *, batch_size: int, seed: int, num_workers: int = 0, accumulate: int = 1
+        self,
+        encoded: dict[str, Dataset],
+        task: Any,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        seed: int,
+        num_workers: int = 0,
+        accumulate: int = 1,
     ) -> None:
         super().__init__()
         self.encoded = encoded
@@ -126,7 +134,9 @@ class TransferData(LightningDataModule):
         # Workers fetch ahead as soon as the loader is iterated, which on resuming is before any epoch starts.
         sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
         loading: Any = partial(ResumableLoader, num_workers=self.num_workers, persistent_workers=self.num_workers > 0)
-        loader: DataLoader = loading(Rows(encoded), batch_sampler=sampler, collate_fn=self._collate, pin_memory=torch.cuda.is_available())
+        loader: DataLoader = loading(
+            Rows(encoded), batch_sampler=sampler, collate_fn=self._collate, pin_memory=torch.cuda.is_available()
+        )
         return loader
 
     def _evaluation(self, split: str) -> DataLoader:

@@ -81,7 +81,7 @@ def f1_micro(labels: Array, predictions: Array, weights: Array) -> Array:
 
 
 def mcc(labels: Array, predictions: Array, weights: Array) -> Array:
-    """Matthews correlation for any number of classes: R_K of Gorodkin 2004, eq. 8, written with the class totals."""
+    """Matthews correlation for any number of classes: R_K of Gorodkin 2004, written with the class totals."""
     hits, support, predicted = _counts(labels, predictions, weights)
     total = weights.sum(axis=1)
     covariance = hits.sum(axis=1) * total - (support * predicted).sum(axis=1)

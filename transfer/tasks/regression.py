@@ -30,9 +30,13 @@ class Task:
         self.mean, self.variance = 0.0, 1.0
         if task.monitor not in METRICS:
             meant = nearest(task.monitor, METRICS)
-            raise UserError(Problem(f"{key}.monitor", task.monitor, ", ".join(METRICS), f"did you mean {meant}?" if meant else ""))
+            raise UserError(
+                Problem(f"{key}.monitor", task.monitor, ", ".join(METRICS), f"did you mean {meant}?" if meant else "")
+            )
         if task.class_weights is not None:
-            raise UserError(Problem(f"{key}.class_weights", task.class_weights, "null: a regression has no classes", "leave it out"))
+            raise UserError(
+                Problem(f"{key}.class_weights", task.class_weights, "null: a regression has no classes", "leave it out")
+            )
 
     def model_settings(self) -> dict[str, Any]:
         return {"num_labels": 1, "problem_type": "regression"}
@@ -56,11 +60,13 @@ class Task:
         return torch.tensor(labels, dtype=torch.float32)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The squared error in units of the training labels' variance, so that rates and clipping do not depend on units."""
+        """The squared error over the training labels' variance, so that rates and clipping do not depend on units."""
         return F.mse_loss(logits.float().squeeze(-1), labels) / self.variance
 
     def metrics(self, *, per_class: bool) -> MetricCollection:
-        return MetricCollection({"mse": MeanSquaredError(), "pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef()})
+        return MetricCollection(
+            {"mse": MeanSquaredError(), "pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef()}
+        )
 
     def named(self, computed: dict[str, Tensor]) -> dict[str, float]:
         return {name: float(value) for name, value in computed.items()}

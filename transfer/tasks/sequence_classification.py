@@ -33,7 +33,9 @@ class Task:
         metrics = tuple(name for name in METRICS if not (name == "mcc" and task.multi_label))
         if task.monitor not in metrics:
             meant = nearest(task.monitor, metrics)
-            raise UserError(Problem(f"{key}.monitor", task.monitor, ", ".join(metrics), f"did you mean {meant}?" if meant else ""))
+            raise UserError(
+                Problem(f"{key}.monitor", task.monitor, ", ".join(metrics), f"did you mean {meant}?" if meant else "")
+            )
         self.class_weights = self._listed_weights(key)
 
     def _listed_weights(self, key: str) -> Tensor | None:
@@ -88,7 +90,7 @@ class Task:
     def metrics(self, *, per_class: bool) -> MetricCollection:
         """Macro averages; `per_class` adds precision, recall and F1 of every class by its name."""
         n = len(self.labels)
-        made: dict[str, Metric] = {}
+        made: dict[str, Metric | MetricCollection] = {}
         if self.multi_label:
             made = {
                 "accuracy": tm.MultilabelExactMatch(n),
@@ -105,7 +107,11 @@ class Task:
                 "mcc": tm.MulticlassMatthewsCorrCoef(n),
             }
         if per_class:
-            kinds = (tm.MultilabelPrecision, tm.MultilabelRecall, tm.MultilabelF1Score) if self.multi_label else (tm.MulticlassPrecision, tm.MulticlassRecall, tm.MulticlassF1Score)
+            kinds = (
+                (tm.MultilabelPrecision, tm.MultilabelRecall, tm.MultilabelF1Score)
+                if self.multi_label
+                else (tm.MulticlassPrecision, tm.MulticlassRecall, tm.MulticlassF1Score)
+            )
             for name, kind in zip(("precision", "recall", "f1"), kinds, strict=True):
                 made[f"{name}_per_class"] = kind(n, average=None)
         return MetricCollection(made)
@@ -115,7 +121,10 @@ class Task:
         flat: dict[str, float] = {}
         for name, value in computed.items():
             if name.endswith("_per_class"):
-                flat |= {f"{name.removesuffix('_per_class')}/{label}": float(v) for label, v in zip(self.labels, value, strict=True)}
+                flat |= {
+                    f"{name.removesuffix('_per_class')}/{label}": float(v)
+                    for label, v in zip(self.labels, value, strict=True)
+                }
             else:
                 flat[name] = float(value)
         return flat

@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerBase
 Batch = dict[str, Any]
 
 
-def encode(rows: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> dict[str, list[Any]]:
+def encode(
+    rows: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase | None, max_length: int
+) -> dict[str, list[Any]]:
     """Token ids (and what else the model wants) of texts or pairs; numeric features stay as they are.
 
     Returns the inputs, and `length`: how many tokens each row has, the truncated ones counted as max_length.
@@ -27,7 +29,10 @@ def collate(rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase | Non
     """`inputs` padded to the longest row ([batch, length]) or features ([batch, features]), and `index` [batch]."""
     index = torch.tensor([row["index"] for row in rows])
     if tokenizer is None:
-        return {"inputs": {"features": torch.tensor([row["features"] for row in rows], dtype=torch.float32)}, "index": index}
+        return {
+            "inputs": {"features": torch.tensor([row["features"] for row in rows], dtype=torch.float32)},
+            "index": index,
+        }
     names = [name for name in rows[0] if name in tokenizer.model_input_names]
     inputs = tokenizer.pad([{name: row[name] for name in names} for row in rows], return_tensors="pt")
     return {"inputs": dict(inputs), "index": index}

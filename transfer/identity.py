@@ -1,0 +1,110 @@
+"""The identity of a run: everything that changes its result, and nothing else, with contents in place of paths."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transfer import records
+from transfer.config import Model
+from transfer.data import files
+from transfer.errors import Problem, UserError
+from transfer.paths import PACKAGE_PREFIX, resolve_package_path
+
+if TYPE_CHECKING:
+    from transfer.plan import Plan
+
+# The words for `init`; anything else names a run or a path.
+RANDOM, PRETRAINED, SOURCE = "random", "pretrained", "source"
+
+
+def identity(plan: Plan) -> dict[str, Any]:
+    """What the fingerprint is made of: no paths, no logging, no placement on devices."""
+    trainer = plan.trainer
+    data_key = f"{plan.leg}.data"
+    builds_vocabulary = not (plan.model.name or plan.model.tokenizer)
+    return {
+        "schema": records.SCHEMA,
+        "stage": plan.stage,
+        "init": plan.init if plan.init in (RANDOM, PRETRAINED, SOURCE) else "weights",
+        "parents": [parent["fingerprint"] for parent in plan.parents],
+        "weights_from": content(plan.weights_from) if plan.weights_from else None,
+        "data": files.fingerprint(plan.data, key=data_key),
+        "train_size": plan.data.train_size,
+        "task": asdict(plan.task),
+        "budget": asdict(plan.budget),
+        "equal_epochs": plan.equal_epochs,
+        "model": model_identity(plan.model),
+        "vocabulary": files.fingerprint(plan.vocabulary_data, key=data_key) if builds_vocabulary else None,
+        "weights": asdict(plan.weights) if plan.parents or plan.weights_from else None,
+        "freezing": asdict(plan.freezing),
+        "optimizer": asdict(plan.optimizer),
+        "scheduler": asdict(plan.scheduler),
+        "seeds": asdict(plan.seeds),
+        "precision": trainer.precision,
+        "clip": trainer.gradient_clip_val,
+        "accumulate": trainer.accumulate_grad_batches,
+        "limits": [trainer.limit_train_batches, trainer.limit_eval_batches],
+    }
+
+
+def model_identity(model: Model) -> dict[str, Any]:
+    """The model's settings, with the contents of local folders in place of their paths."""
+    settings = asdict(model)
+    for name in ("name", "tokenizer"):
+        folder = local_folder(settings[name])
+        if folder:
+            settings[name] = content(folder)
+    vectors = settings["vectors"]
+    for name in ("path", "words"):
+        if vectors[name]:
+            path = vectors[name]
+            local = (
+                resolve_package_path(path, key="model.vectors.path") if path.startswith(PACKAGE_PREFIX) else Path(path)
+            )
+            vectors[name] = content(local) if local.exists() else path
+    return settings
+
+
+def local_folder(name: str | None) -> Path | None:
+    """The folder that a model name stands for, or None for a hub id.
+
+    Raises:
+        UserError: the name is a path or a package, and nothing is there.
+    """
+    if not name:
+        return None
+    if name.startswith(PACKAGE_PREFIX):
+        return resolve_package_path(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.is_file():
+        raise UserError(
+            Problem("model.name", name, "a hub id, package:NAME/PATH, or a folder that exists", "check the path")
+        )
+    return None
+
+
+def content(path: Path) -> str:
+    """BLAKE2b over the names and bytes of a file or of the files in a folder."""
+    entries = (
+        [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    )
+    stats = [(entry, entry.stat()) for entry in entries]
+    return _content(path, tuple((entry, stat.st_size, stat.st_mtime_ns) for entry, stat in stats))
+
+
+@lru_cache(maxsize=256)
+def _content(path: Path, entries: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for entry, _, _ in entries:
+        if entry != path:
+            digest.update(str(entry.relative_to(path)).encode())
+        with open(entry, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
