@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 
 LAST = "checkpoints/last.ckpt"
 
@@ -43,7 +45,8 @@ class BestWeights(Callback):
     def take(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights of this validation if they are the best so far."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        score = (self.sign * metrics[f"val/{self.monitor}"], -metrics["val/loss"])
+        # Nothing compares with nan: once kept, it would never be beaten.
+        score = (_comparable(self.sign * metrics[f"val/{self.monitor}"]), _comparable(-metrics["val/loss"]))
         if self.best is None or score > self.best:
             self.best, self.step, self.metrics = score, trainer.global_step, metrics
             model: Any = pl_module.model
@@ -56,6 +59,22 @@ class BestWeights(Callback):
         best = state_dict["best"]
         self.best = None if best is None else (best[0], best[1])
         self.step, self.metrics, self.weights = state_dict["step"], state_dict["metrics"], state_dict["weights"]
+
+
+def _comparable(score: float) -> float:
+    return -math.inf if math.isnan(score) else score
+
+
+class PatientStopping(EarlyStopping):
+    """Early stopping that does not count before `min_steps`: random weights need a while before anything improves."""
+
+    def __init__(self, monitor: str, patience: int, mode: str, *, min_steps: int) -> None:
+        super().__init__(monitor, patience=patience, mode=mode, check_finite=True)
+        self.min_steps = min_steps
+
+    def _run_early_stopping_check(self, trainer: Trainer) -> None:
+        if trainer.global_step >= self.min_steps:
+            super()._run_early_stopping_check(trainer)
 
 
 class Resumable(Callback):

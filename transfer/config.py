@@ -85,10 +85,10 @@ class Task:
 
 @dataclass
 class Optimizer:
-    """A torch optimizer, and the rules that give each parameter its learning rate and decay."""
+    """A torch optimizer, and the rules that give each parameter its rate and decay. `lr: null` is the model's own."""
 
     _target_: str = "torch.optim.AdamW"
-    lr: float = 5e-5
+    lr: Optional[float] = None
     weight_decay: float = 0.01
     layer_decay: float = 1.0
     head_multiplier: float = 1.0
@@ -112,6 +112,7 @@ class Budget:
 
     max_epochs: int = 4
     max_steps: Optional[int] = None
+    min_steps: int = 0
     batch_size: int = 16
     patience: Optional[int] = None
 
@@ -142,17 +143,19 @@ class Target:
 class Scratch:
     """What the scratch arm has of its own, so that it is no crippled baseline.
 
-    It trains with its own learning rate until its validation metric has not improved for `patience` epochs.
+    It trains with its own learning rate, at least `min_steps` and then until its validation metric has not improved for
+    `patience` epochs. `lr: null` is that of the model for scratch, or `optimizer.lr` in the same proportion.
     """
 
-    lr: float = 5e-4
+    lr: Optional[float] = None
     head_multiplier: float = 1.0
     weight_decay: float = 0.01
     scheduler: str = "constant"
     warmup_fraction: float = 0.0
-    warmup_steps: int = 0
+    warmup_steps: int = 30
+    min_steps: int = 200
     max_epochs: int = 60
-    patience: int = 12
+    patience: int = 10
 
 
 @dataclass
@@ -176,11 +179,16 @@ class Vectors:
 
 @dataclass
 class Model:
-    """`name`: hub id, folder or package:PATH. Without one the model is built from `config` (`model_type` + fields)."""
+    """`name`: hub id, folder or package:PATH. Without one the model is built from `config` (`model_type` + fields).
+
+    `lr` and `scratch_lr` are what suits this family under Adam, from trained and from random weights.
+    """
 
     name: Optional[str] = None
     revision: Optional[str] = None
     tokenizer: Optional[str] = None
+    lr: float = 5e-5
+    scratch_lr: float = 1e-4
     config: dict[str, Any] = field(default_factory=dict)
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     vectors: Vectors = field(default_factory=Vectors)

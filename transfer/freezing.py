@@ -48,7 +48,8 @@ def _head_only(depths: dict[str, int | None], top: int, freezing: Freezing) -> P
 
 def _first_k(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
     if freezing.k > top:
-        allowed = f"1 to {top}: this model has {top} layers above its embeddings"
+        layers = f"this model has {top} layers above its embeddings"
+        allowed = f"1 to {top}: {layers}" if top else f"another policy: {layers}"
         raise UserError(Problem("freezing.k", freezing.k, allowed, "freezing=head_only freezes the whole backbone"))
     return {name: 0.0 if depth is None or depth > freezing.k else NEVER for name, depth in depths.items()}
 
@@ -67,7 +68,11 @@ def _regex(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
         raise UserError(
             Problem("freezing.patterns", idle, "regexes that match a parameter's whole name", f"names look like {some}")
         )
-    return {name: NEVER if any(re.fullmatch(p, name) for p in freezing.patterns) else 0.0 for name in depths}
+    plan = {name: NEVER if any(re.fullmatch(p, name) for p in freezing.patterns) else 0.0 for name in depths}
+    if not any(start is not None for start in plan.values()):
+        allowed, action = "patterns that leave something to train", "freezing=all evaluates a model as it is"
+        raise UserError(Problem("freezing.patterns", freezing.patterns, allowed, action))
+    return plan
 
 
 _POLICIES: dict[str, Callable[[dict[str, int | None], int, Freezing], Plan]] = {
@@ -114,6 +119,8 @@ class FreezingCallback(Callback):
         for name, parameter in self.model.named_parameters():
             if not wrapped:
                 parameter.requires_grad_(name in self.active)
+        if self.model.training:
+            self.model.train()  # what wakes in this epoch has rested in eval mode
         self.rest()
 
     def prepare(self, *, distributed: bool) -> None:

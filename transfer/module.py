@@ -108,10 +108,13 @@ class TransferModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         groups = optim.parameter_groups(self.model, self.plan.optimizer, self.freezing.plan)
-        optimizer = optim.build(groups, self.plan.optimizer, fused=self.trainer.precision != "16-mixed")
+        leg = "source." if self.plan.leg == "source" else ""
+        optimizer = optim.build(
+            groups, self.plan.optimizer, fused=self.trainer.precision != "16-mixed", key=f"{leg}optimizer"
+        )
         steps = int(self.trainer.estimated_stepping_batches)
         task = self.plan.task
-        scheduler = optim.schedule(optimizer, self.plan.scheduler, steps, mode=task.mode)
+        scheduler = optim.schedule(optimizer, self.plan.scheduler, steps, mode=task.mode, key=f"{leg}scheduler")
         plateau = self.plan.scheduler.name == "plateau"
         every = {"interval": "epoch", "monitor": f"val/{task.monitor}"} if plateau else {"interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **every}}

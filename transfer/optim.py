@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from transfer import parameters
@@ -25,6 +26,7 @@ def parameter_groups(model: PreTrainedModel, optimizer: Optimizer, plan: Plan) -
     the head ``lr * head_multiplier``. Tensors with fewer than two dimensions (norms, biases) do not decay. All groups
     exist from the start, also those of layers that a gradual plan wakes later.
     """
+    assert optimizer.lr is not None, "the plan fills in the model's own rate"
     depths = parameters.depths(model)
     top = max((depth for depth in depths.values() if depth is not None), default=0)
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
@@ -57,59 +59,83 @@ def build(
         UserError: no such class, or options that it does not take.
     """
     cls = _locate(optimizer._target_, key)
-    accepted = inspect.signature(cls).parameters
-    unknown = [name for name in optimizer.options if name not in accepted]
-    if unknown:
-        allowed = ", ".join(name for name in accepted if name not in ("params", "lr", "weight_decay"))
-        raise UserError(
-            Problem(f"{key}.options", ", ".join(unknown), allowed, f"the options are those of {optimizer._target_}")
-        )
+    accepted = _options(cls, "params", "lr", "weight_decay")
+    _require_known(f"{key}.options", optimizer.options, accepted, f"the options are those of {optimizer._target_}")
     options = dict(optimizer.options)
     floating = all(
         p.is_floating_point() and p.device.type in ("cpu", "cuda") for group in groups for p in group["params"]
     )
     if fused and "fused" in accepted and "fused" not in options and "foreach" not in options and floating:
         options["fused"] = True
-    built: TorchOptimizer = cls(groups, lr=optimizer.lr, weight_decay=optimizer.weight_decay, **options)
+    try:
+        built: TorchOptimizer = cls(groups, lr=optimizer.lr, weight_decay=optimizer.weight_decay, **options)
+    except (TypeError, ValueError) as error:
+        received = f"lr={optimizer.lr}, weight_decay={optimizer.weight_decay}, options={optimizer.options}"
+        raise UserError(Problem(key, received, f"what {optimizer._target_} takes", str(error))) from error
     return built
 
 
+def _options(cls: Any, *ours: str) -> list[str]:
+    """What a class takes besides the arguments that it gets from us."""
+    return [name for name in inspect.signature(cls).parameters if name not in ours]
+
+
+def _require_known(key: str, options: dict[str, Any], accepted: Collection[str], action: str = "") -> None:
+    unknown = [name for name in options if name not in accepted]
+    if unknown:
+        raise UserError(Problem(key, ", ".join(unknown), ", ".join(accepted) or "none", action))
+
+
 def _locate(target: str, key: str) -> Any:
+    from torch.optim import Optimizer as TorchOptimizer
+
     module, _, name = target.rpartition(".")
+    problem = Problem(f"{key}._target_", target, "the dotted name of an optimizer class", "as in torch.optim.AdamW")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            Problem(f"{key}._target_", target, "the dotted name of an optimizer class", str(error))
-        ) from error
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(replace(problem, action=str(error))) from error
+    if not (isinstance(found, type) and issubclass(found, TorchOptimizer)):
+        raise UserError(problem)
+    return found
 
 
 def schedule(
-    optimizer: TorchOptimizer, scheduler: Scheduler, num_steps: int, *, mode: str = "max"
+    optimizer: TorchOptimizer, scheduler: Scheduler, num_steps: int, *, mode: str = "max", key: str = "scheduler"
 ) -> LRScheduler | Any:
-    """The rate over `num_steps` optimizer steps. `plateau` is stepped once an epoch with the validation metric."""
+    """The rate over `num_steps` optimizer steps. `plateau` is stepped once an epoch with the validation metric.
+
+    Raises:
+        UserError: an option that this schedule does not have, or a value that it does not take.
+    """
     from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-    if scheduler.name == "plateau":
+    if scheduler.name != "plateau":
+        warmup = scheduler.warmup_steps or round(scheduler.warmup_fraction * num_steps)
+        return LambdaLR(optimizer, factor(scheduler, warmup, num_steps, key=key))
+    _require_known(f"{key}.options", scheduler.options, _options(ReduceLROnPlateau, "optimizer", "mode"))
+    try:
         return ReduceLROnPlateau(optimizer, mode="min" if mode == "min" else "max", **scheduler.options)
-    warmup = scheduler.warmup_steps or round(scheduler.warmup_fraction * num_steps)
-    return LambdaLR(optimizer, factor(scheduler, warmup, num_steps))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            Problem(f"{key}.options", scheduler.options, "what torch's ReduceLROnPlateau takes", str(error))
+        ) from error
 
 
-def factor(scheduler: Scheduler, warmup: int, num_steps: int) -> Callable[[int], float]:
+def factor(scheduler: Scheduler, warmup: int, num_steps: int, *, key: str = "scheduler") -> Callable[[int], float]:
     """step -> what the rate is multiplied with, 1 at its peak.
 
     Raises:
-        UserError: an option that this schedule does not have.
+        UserError: an option that this schedule does not have, or a value that makes no curve.
     """
-    allowed = {"slanted_triangular": {"cut_fraction", "ratio"}, "cosine": {"num_cycles"}}.get(scheduler.name, set())
-    unknown = set(scheduler.options) - allowed
-    if unknown:
-        raise UserError(
-            Problem("scheduler.options", ", ".join(sorted(unknown)), ", ".join(sorted(allowed)) or "none", "")
-        )
+    allowed = {"slanted_triangular": ("cut_fraction", "ratio"), "cosine": ("num_cycles",)}.get(scheduler.name, ())
+    _require_known(f"{key}.options", scheduler.options, allowed)
     if scheduler.name == "slanted_triangular":
-        return _slanted_triangular(num_steps, **scheduler.options)
+        options = {"cut_fraction": 0.1, "ratio": 32.0} | scheduler.options
+        if not (0 < options["cut_fraction"] < 1 and options["ratio"] >= 1):
+            allowed_values = "cut_fraction between 0 and 1, ratio of at least 1"
+            raise UserError(Problem(f"{key}.options", scheduler.options, allowed_values, "left out they are 0.1, 32"))
+        return _slanted_triangular(num_steps, **options)
     from torch.nn import Parameter
     from torch.optim import SGD
     from transformers import optimization
@@ -127,7 +153,7 @@ def factor(scheduler: Scheduler, warmup: int, num_steps: int) -> Callable[[int],
     return curve
 
 
-def _slanted_triangular(num_steps: int, cut_fraction: float = 0.1, ratio: float = 32) -> Callable[[int], float]:
+def _slanted_triangular(num_steps: int, cut_fraction: float, ratio: float) -> Callable[[int], float]:
     """Howard & Ruder 2018, equation 3: linear up to the cut, then linear down to 1/ratio of the peak."""
     cut = max(1, int(num_steps * cut_fraction))
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 EMBEDDINGS = re.compile(r"(.*\.)?(\w*embed\w*|wte|wpe|shared)(\..*)?")
-LAYER = re.compile(r"(?:.*\.)?(?:layers?|h|blocks?|stages|transformer_layers)\.(\d+)\..*")
+# The outermost number counts: T5's `block.0.layer.1` is its first layer.
+LAYER = re.compile(r"(?:.*?\.)?(?:layers?|h|blocks?|stages|transformer_layers)\.(\d+)\..*")
 
 
 def backbone_prefix(model: PreTrainedModel) -> str:

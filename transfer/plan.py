@@ -140,7 +140,7 @@ def _pretrain(config: Config) -> Plan:
         model=config.model,
         weights=config.weights,
         freezing=Freezing(),
-        optimizer=config.source.optimizer,
+        optimizer=_rated(config.source.optimizer, config.model),
         scheduler=config.source.scheduler,
         trainer=config.trainer,
         vocabulary_data=_vocabulary_data(config),
@@ -164,7 +164,7 @@ def _target(config: Config, stage: Stage, init: str) -> Plan:
         model=config.model,
         weights=config.weights,
         freezing=config.freezing,
-        optimizer=config.optimizer,
+        optimizer=_rated(config.optimizer, config.model),
         scheduler=config.scheduler,
         trainer=config.trainer,
         vocabulary_data=_vocabulary_data(config),
@@ -190,10 +190,14 @@ def _scratch(plan: Plan) -> Plan:
             f"freezing={plan.freezing.policy} is not used by the scratch arm: its weights start at random, so all train"
         )
     optimizer = replace(
-        plan.optimizer, lr=own.lr, weight_decay=own.weight_decay, layer_decay=1.0, head_multiplier=own.head_multiplier
+        plan.optimizer,
+        lr=own.lr or (plan.optimizer.lr or plan.model.lr) * plan.model.scratch_lr / plan.model.lr,
+        weight_decay=own.weight_decay,
+        layer_decay=1.0,
+        head_multiplier=own.head_multiplier,
     )
     scheduler = Scheduler(own.scheduler, own.warmup_steps, own.warmup_fraction)
-    budget = replace(plan.budget, max_epochs=own.max_epochs, patience=own.patience)
+    budget = replace(plan.budget, max_epochs=own.max_epochs, min_steps=own.min_steps, patience=own.patience)
     return replace(
         plan,
         freezing=Freezing(),
@@ -203,6 +207,10 @@ def _scratch(plan: Plan) -> Plan:
         equal_epochs=plan.budget.max_epochs,
         notes=tuple(notes),
     )
+
+
+def _rated(optimizer: Optimizer, model: Model) -> Optimizer:
+    return optimizer if optimizer.lr is not None else replace(optimizer, lr=model.lr)
 
 
 def _from_reference(plan: Plan) -> Plan:

@@ -15,10 +15,10 @@ import numpy as np
 import transformers
 from datasets import Dataset, disable_progress_bars
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 
 from transfer import evaluation, freezing, hardware, initial, parameters, recording, records, tasks
-from transfer.checkpoints import LAST, BestWeights, Resumable
+from transfer.checkpoints import LAST, BestWeights, PatientStopping, Resumable
 from transfer.data import budgets, encoding, leakage, sources
 from transfer.data.module import TransferData
 from transfer.errors import Problem, UserError
@@ -238,7 +238,7 @@ def _trainer(
     ]
     callbacks += [equal] if equal else []
     if budget.patience is not None:
-        callbacks.append(EarlyStopping(monitor, patience=budget.patience, mode=plan.task.mode, check_finite=True))
+        callbacks.append(PatientStopping(monitor, budget.patience, plan.task.mode, min_steps=budget.min_steps))
     callbacks.append(LearningRateMonitor("step"))
     bar = progress_bar()
     accelerator = settings.accelerator
@@ -283,6 +283,8 @@ def _quiet() -> None:
         ".*LeafSpec.*",
         ".*treespec.*",
         ".*exists and is not empty.*",
+        ".*will save all targets and predictions in the buffer.*",
+        ".*variance of predictions or target is close to zero.*",
     ):
         warnings.filterwarnings("ignore", pattern)
 

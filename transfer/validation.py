@@ -30,6 +30,7 @@ def validate(config: Config) -> None:
     checks: tuple[Callable[[Config], Iterable[Problem]], ...] = (
         _stages,
         _numbers,
+        _not_negative,
         _names,
         _freezing,
         _patterns,
@@ -69,9 +70,8 @@ def _stages(config: Config) -> Iterable[Problem]:
             "a file, a folder, a hub id or embedded:NAME",
             "for your own file: target.data.path=FILE target.data.columns.text=COLUMN target.data.columns.label=COLUMN",
         )
-    starts_pretrained = (
-        stage is not Stage.pretrain and not scratch and (arm is Arm.direct or config.init == "pretrained")
-    )
+    pretrained = arm is Arm.direct or (arm is None and config.init == "pretrained")
+    starts_pretrained = stage is not Stage.pretrain and not scratch and pretrained
     if starts_pretrained and not (config.model.name or config.model.vectors.path or config.model.vectors.train):
         kind = config.model.config.get("model_type", "of this config")
         yield Problem(
@@ -96,8 +96,13 @@ def _numbers(config: Config) -> Iterable[Problem]:
         "source.optimizer.lr": config.source.optimizer.lr,
         "optimizer.lr": config.optimizer.lr,
         "scratch.lr": config.scratch.lr,
+        "model.lr": config.model.lr,
+        "model.scratch_lr": config.model.scratch_lr,
+        "source.optimizer.layer_decay": config.source.optimizer.layer_decay,
+        "source.optimizer.head_multiplier": config.source.optimizer.head_multiplier,
         "optimizer.layer_decay": config.optimizer.layer_decay,
         "optimizer.head_multiplier": config.optimizer.head_multiplier,
+        "scratch.head_multiplier": config.scratch.head_multiplier,
         "trainer.gradient_clip_val": config.trainer.gradient_clip_val,
         "freezing.epochs_per_layer": config.freezing.epochs_per_layer,
     }
@@ -106,6 +111,9 @@ def _numbers(config: Config) -> Iterable[Problem]:
             yield Problem(key, value, "a number above 0", "")
     at_least_one: dict[str, int | None] = {
         "trainer.devices": config.trainer.devices,
+        "trainer.num_nodes": config.trainer.num_nodes,
+        "trainer.limit_train_batches": config.trainer.limit_train_batches,
+        "trainer.limit_eval_batches": config.trainer.limit_eval_batches,
         "trainer.accumulate_grad_batches": config.trainer.accumulate_grad_batches,
         "scratch.max_epochs": config.scratch.max_epochs,
         "scratch.patience": config.scratch.patience,
@@ -124,14 +132,36 @@ def _numbers(config: Config) -> Iterable[Problem]:
             f"{leg}.task.max_length": part.task.max_length,
         }
         yield from _fractions(f"{leg}.data", data)
-        if part.task.mode not in ("min", "max"):
-            yield Problem(f"{leg}.task.mode", part.task.mode, "min, max", "")
+        best = "min" if part.task.monitor in ("loss", "mse") else "max"
+        if part.task.mode != best:
+            yield Problem(
+                f"{leg}.task.mode", part.task.mode, f"{best}, with {leg}.task.monitor={part.task.monitor}", "set both"
+            )
         yield from _divisible(config, f"{leg}.budget.batch_size", budget.batch_size)
     for key, count in at_least_one.items():
         if count is not None and count < 1:
             yield Problem(key, count, "a whole number of at least 1", "")
     if not 0 <= config.weights.min_fraction_loaded <= 1:
         yield Problem("weights.min_fraction_loaded", config.weights.min_fraction_loaded, "a fraction from 0 to 1", "")
+
+
+def _not_negative(config: Config) -> Iterable[Problem]:
+    at_least_zero: dict[str, float] = {
+        "data_seed": config.data_seed,
+        "source.seed": config.source.seed,
+        "seed": config.seed,
+        "source.optimizer.weight_decay": config.source.optimizer.weight_decay,
+        "optimizer.weight_decay": config.optimizer.weight_decay,
+        "scratch.weight_decay": config.scratch.weight_decay,
+        "trainer.num_workers": config.trainer.num_workers,
+    }
+    for name in ("subset_seed", "init_seed", "order_seed"):
+        seed = getattr(config, name)
+        if isinstance(seed, int) and seed != config.seed:  # a reference to `seed` until it is composed
+            at_least_zero[name] = seed
+    for key, value in at_least_zero.items():
+        if not value >= 0:
+            yield Problem(key, value, "a number of at least 0", "")
 
 
 def _fractions(key: str, data: Data) -> Iterable[Problem]:
@@ -210,6 +240,9 @@ def _schedule(key: str, scheduler: Scheduler, name_key: str | None = None) -> It
             "a number of steps or a fraction of the run, not both",
             "set one of them to 0",
         )
+    if scheduler.name in ("plateau", "slanted_triangular") and (scheduler.warmup_steps or scheduler.warmup_fraction):
+        received = f"{scheduler.warmup_steps} steps, fraction {scheduler.warmup_fraction}"
+        yield Problem(f"{key}.warmup_steps", received, f"0: {scheduler.name} has no warm-up", "leave it out")
     if not 0 <= scheduler.warmup_fraction < 1 or scheduler.warmup_steps < 0:
         yield Problem(
             f"{key}.warmup_fraction",
@@ -252,7 +285,9 @@ def _patterns(config: Config) -> Iterable[Problem]:
         for pattern in patterns:
             try:
                 re.compile(pattern)
-            except re.error as error:
+                if key == "weights.rename":
+                    re.sub(pattern, config.weights.rename[pattern], "")
+            except (re.error, IndexError) as error:
                 yield Problem(key, pattern, "a Python regular expression", str(error))
 
 
@@ -261,7 +296,7 @@ def _placement(config: Config) -> Iterable[Problem]:
         yield Problem("output_dir", repr(config.output_dir), "a folder", "")
     if (
         config.freezing.policy == "all"
-        and (config.arm is Arm.direct or config.init == "pretrained")
+        and (config.arm is Arm.direct or (config.arm is None and config.init == "pretrained"))
         and config.stage is Stage.finetune
     ):
         yield Problem(

@@ -108,7 +108,8 @@ def transfer(
     """Copy into `model` every source tensor that the rules let through and whose name and shape fit.
 
     Names are first renamed (`rules.rename`: regex -> replacement, in order, `re.sub`), then must match one of `include`
-    and none of `exclude` (full match). A backbone saved on its own is found under the model's backbone prefix.
+    and none of `exclude` (full match). A backbone saved on its own is found under the model's backbone prefix, and a
+    model that is a backbone on its own finds its weights in a whole model.
 
     Args:
         with_head: whether the source predicts the same labels, so that its head means the same here.
@@ -120,13 +121,13 @@ def transfer(
 
     target = model.state_dict()
     prefix = parameters.backbone_prefix(model)
-    renamed = {name: _rename(name, rules.rename) for name in source}
-    bare = not any(name in target for name in renamed.values())
+    own = f"{model.base_model_prefix}."
     report = WeightReport()
     chosen: dict[str, Tensor] = {}
     shapes: dict[str, str] = {}
     for name, tensor in source.items():
-        goal = prefix + renamed[name] if bare else renamed[name]
+        renamed = _rename(name, rules.rename)
+        goal = next((n for n in (renamed, prefix + renamed, renamed.removeprefix(own)) if n in target), renamed)
         if (
             goal not in target
             or goal in chosen

@@ -61,12 +61,19 @@ def _key(rows: Dataset, names: list[str], task: Any, tokenizer: Any, max_length:
     }
     digest.update(json.dumps(about, sort_keys=True).encode())
     if tokenizer is not None:
-        digest.update(
-            tokenizer.backend_tokenizer.to_str().encode() if tokenizer.is_fast else repr(tokenizer.get_vocab()).encode()
-        )
+        digest.update(json.dumps(_tokenizer_identity(tokenizer)).encode())
     for name in [*names, "label"]:
         digest.update(json.dumps(rows[name][:], ensure_ascii=True).encode())
     return digest.hexdigest()
+
+
+def _tokenizer_identity(tokenizer: Any) -> list[Any]:
+    own = [type(tokenizer).__name__, tokenizer.truncation_side, list(tokenizer.model_input_names)]
+    if not tokenizer.is_fast:
+        return [*own, sorted(tokenizer.get_vocab().items())]
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    # A tokenizer remembers the truncation and padding of its last call; ours are those of the call to come.
+    return [*own, {name: value for name, value in backend.items() if name not in ("truncation", "padding")}]
 
 
 def _report_truncation(encoded: Dataset, max_length: int) -> None:

