@@ -152,7 +152,7 @@ def run_plan():
 
 @pytest.fixture
 def text_data(tokenizer):
-    """(number of rows, batch size) -> the DataModule of a task that a tiny model can learn: the class is the first word."""
+    """(number of rows, batch size) -> the DataModule of a learnable task: the first word says the class."""
     import numpy as np
     from datasets import Dataset
 

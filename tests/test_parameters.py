@@ -95,7 +95,8 @@ def test_a_bare_backbone_has_no_head(tiny_model):
     assert parameters.backbone_prefix(model) == ""
     depths = parameters.depths(model)
     assert set(depths.values()) == {0, 1, 2}
-    assert depths["embeddings.word_embeddings.weight"] == 0 and depths["pooler.dense.weight"] == 2
+    assert depths["embeddings.word_embeddings.weight"] == 0
+    assert depths["pooler.dense.weight"] == 2
 
 
 def test_depths_follow_the_number_and_not_its_spelling(tiny_model):

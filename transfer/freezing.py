@@ -136,6 +136,10 @@ class FreezingCallback(Callback):
             for module in frozen_modules(self.model, self.active):
                 module.eval()
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run resumed in mid-epoch is past the start of that epoch, and Lightning does not come back to it.
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.apply(trainer.current_epoch, wrapped=trainer.world_size > 1)
 

@@ -11,8 +11,9 @@ from transfer.plan import Plan, data_name, has_data
 from transfer.weights import WeightReport
 
 if TYPE_CHECKING:
+    from transfer.legs import Leg
     from transfer.module import TransferModule
-    from transfer.stages import Leg, Outcome
+    from transfer.stages import Outcome
 
 
 def describe(

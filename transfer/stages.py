@@ -11,47 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import transformers
-from datasets import Dataset, disable_progress_bars
+from datasets import disable_progress_bars
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 
-from transfer import evaluation, freezing, hardware, initial, parameters, recording, records, tasks
+from transfer import evaluation, freezing, hardware, initial, legs, parameters, recording, records, tasks
 from transfer.checkpoints import LAST, BestWeights, PatientStopping, Resumable
-from transfer.data import budgets, encoding, leakage, sources
+from transfer.data import encoding
 from transfer.data.module import TransferData
 from transfer.errors import Problem, UserError
 from transfer.gradients import GradientNorms
 from transfer.module import TransferModule
-from transfer.plan import Plan, has_data
+from transfer.plan import Plan
 from transfer.progress import progress_bar
 from transfer.tracking import Tracking
 from transfer.weights import WeightReport
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Leg:
-    """The data of the leg that trains: splits, with the training rows cut to the label budget."""
-
-    splits: sources.Splits
-    train: Dataset
-    subset_hash: str
-
-    @property
-    def by_split(self) -> dict[str, Dataset]:
-        return {"train": self.train, "validation": self.splits.validation, "test": self.splits.test}
-
-
-def load_leg(plan: Plan) -> Leg:
-    """Splits by the data seed, labelled subset by the subset seed: the same for every arm and rank."""
-    key = f"{plan.leg}.data"
-    splits = sources.load(plan.data, key=key, data_seed=plan.seeds.data, problem_type=tasks.problem_type(plan.task))
-    chosen = budgets.subset(splits.train["label"][:], plan.data.train_size, plan.seeds.subset, key)
-    train = splits.train.select(np.sort(chosen))
-    return Leg(splits, train, budgets.subset_hash(train["id"][:]))
 
 
 def train(plan: Plan, parent: Path | None) -> None:
@@ -62,12 +39,12 @@ def train(plan: Plan, parent: Path | None) -> None:
     """
     started, clock = records.now(), time.monotonic()
     _quiet()
-    leg = load_leg(plan)
-    for note in leg.splits.notes + _source_overlap(plan, leg):
+    leg = legs.load(plan)
+    for note in leg.splits.notes + legs.source_overlap(plan, leg):
         log.info("%s", note)
     task = tasks.make(plan.task, leg.splits.labels, key=f"{plan.leg}.task")
     task.fit(task.label_tensor(task.encode_labels(leg.train["label"][:])))
-    model, tokenizer, report = initial.initial(plan, task, leg.train, lambda: _vocabulary_texts(plan), parent)
+    model, tokenizer, report = initial.initial(plan, task, leg.train, lambda: legs.vocabulary_texts(plan), parent)
     frozen = freezing.FreezingCallback(model, freezing.make(model, plan.freezing))
     _require_trained_head(plan, model, report)
     max_length = encoding.max_length(
@@ -111,32 +88,6 @@ def train(plan: Plan, parent: Path | None) -> None:
         shutil.rmtree(plan.folder / "checkpoints", ignore_errors=True)
 
 
-def _source_overlap(plan: Plan, leg: Leg) -> list[str]:
-    """Source texts that stand in the target's test split would be a leak that no split of the target shows."""
-    if plan.stage != "finetune" or plan.parent is None:
-        return []
-    source = plan.parent
-    splits = sources.load(
-        source.data, key="source.data", data_seed=source.seeds.data, problem_type=tasks.problem_type(source.task)
-    )
-    return leakage.overlap(
-        splits.train, {"the target's test split": leg.splits.test}, name="the source's training split"
-    )
-
-
-def _vocabulary_texts(plan: Plan) -> list[str]:
-    """All training texts, labels aside, of the data that the vocabulary is built from."""
-    from_source = has_data(plan.config.source.data) and plan.vocabulary_data == plan.config.source.data
-    leg, key = (plan.config.source, "source.data") if from_source else (plan.config.target, "target.data")
-    splits = sources.load(
-        plan.vocabulary_data, key=key, data_seed=plan.seeds.data, problem_type=tasks.problem_type(leg.task)
-    )
-    texts: list[str] = splits.train["text"][:]
-    if "text_pair" in splits.train.column_names:
-        texts = texts + splits.train["text_pair"][:]
-    return texts
-
-
 def _require_trained_head(plan: Plan, model: Any, report: WeightReport) -> None:
     prefix = parameters.backbone_prefix(model)
     new = [name for name in report.reinitialised if not parameters.is_backbone(name, prefix)]
@@ -161,7 +112,6 @@ class Outcome:
     metrics: dict[str, float]
     predictions: evaluation.Predictions
     train_s: float
-    start_epoch: int
 
 
 def _fit_and_test(plan: Plan, module: TransferModule, data: TransferData, frozen: freezing.FreezingCallback) -> Outcome:
@@ -180,7 +130,7 @@ def _fit_and_test(plan: Plan, module: TransferModule, data: TransferData, frozen
         metrics |= evaluation.test_once(trainer, module, data, best.weights, predictions, "")
         if equal is not None:
             evaluation.fill_equal_steps(metrics, predictions)
-        return Outcome(trainer, tracking, best, metrics, predictions, train_s, 0)
+        return Outcome(trainer, tracking, best, metrics, predictions, train_s)
     except BaseException:
         tracking.finish(1)
         raise

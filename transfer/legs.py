@@ -1,0 +1,75 @@
+"""The data of a leg: its splits, its label budget, and the texts that a vocabulary is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from transfer import tasks
+from transfer.config import Data, Task
+from transfer.data import budgets, files, leakage, sources
+from transfer.data.sources import Splits
+from transfer.plan import Plan, has_data
+
+# Jobs of a sweep read the same few data sets one after another; what was read last stays in memory.
+KEPT = 4
+_read: dict[tuple[str, int, str], Splits] = {}
+
+
+@dataclass
+class Leg:
+    """Splits, with the training rows cut to the label budget. `subset_hash` names those rows."""
+
+    splits: Splits
+    train: Dataset
+    subset_hash: str
+
+    @property
+    def by_split(self) -> dict[str, Dataset]:
+        return {"train": self.train, "validation": self.splits.validation, "test": self.splits.test}
+
+
+def load(plan: Plan) -> Leg:
+    """Splits by the data seed, labelled subset by the subset seed: the same for every arm and rank.
+
+    Raises:
+        UserError: for whatever is wrong with the data.
+    """
+    key = f"{plan.leg}.data"
+    splits = _splits(plan.data, plan.task, key, plan.seeds.data)
+    chosen = budgets.subset(splits.train["label"][:], plan.data.train_size, plan.seeds.subset, key)
+    train = splits.train.select(np.sort(chosen))
+    return Leg(splits, train, budgets.subset_hash(train["id"][:]))
+
+
+def _splits(data: Data, task: Task, key: str, data_seed: int) -> Splits:
+    problem_type = tasks.problem_type(task)
+    name = (files.fingerprint(data, key=key), data_seed, problem_type)
+    if name in _read:
+        budgets.check_size(_read[name].train["label"][:], data.train_size, key)
+    else:
+        read = sources.load(data, key=key, data_seed=data_seed, problem_type=problem_type)
+        while len(_read) >= KEPT:
+            _read.pop(next(iter(_read)))
+        _read[name] = read
+    return _read[name]
+
+
+def source_overlap(plan: Plan, leg: Leg) -> list[str]:
+    """Source texts that stand in the target's test split would be a leak that no split of the target shows."""
+    if plan.parent is None:
+        return []
+    source = _splits(plan.parent.data, plan.parent.task, "source.data", plan.parent.seeds.data)
+    others = {"the target's test split": leg.splits.test}
+    return leakage.overlap(source.train, others, name="the source's training split")
+
+
+def vocabulary_texts(plan: Plan) -> list[str]:
+    """All training texts, labels aside, of the data that the vocabulary is built from."""
+    from_source = has_data(plan.config.source.data) and plan.vocabulary_data == plan.config.source.data
+    task, key = (plan.config.source.task, "source.data") if from_source else (plan.config.target.task, "target.data")
+    train = _splits(plan.vocabulary_data, task, key, plan.seeds.data).train
+    texts: list[str] = train["text"][:]
+    return texts + train["text_pair"][:] if "text_pair" in train.column_names else texts
