@@ -1,6 +1,7 @@
 """What all tests share: a cache folder of their own, no network, one thread, and tiny models built from a config."""
 
 import itertools
+import logging
 import os
 from dataclasses import replace
 
@@ -87,6 +88,15 @@ def cache(cache_root, monkeypatch):
     folder = root / str(next(numbers))
     monkeypatch.setenv("TRANSFER_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def plain_log():
+    """The command line keeps the log from pytest's handlers, also for the tests that follow."""
+    log = logging.getLogger("transfer")
+    log.propagate, log.disabled = True, False
+    log.handlers.clear()
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -8,10 +8,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transfer import __version__
-from transfer.errors import UserError
+from transfer.errors import SweepFailedError, UserError
 
+if TYPE_CHECKING:
+    from transfer.config import Config
+
+FAILURE = 1
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -49,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         runs.add_argument(f"--{name}", help=f"only with this {name}")
     runs.add_argument("--seed", type=int, help="only with this seed")
     runs.add_argument("--train-size", type=int, help="only with this label budget")
+    runs.add_argument("--sweep", metavar="NAME", help="the jobs of a sweep, with what became of each")
     runs.add_argument("-n", "--num", type=int, default=30, help="at most so many (default: 30; 0: all)")
     runs.add_argument("--json", action="store_true", help="the records as JSON lines, for other programs")
     runs.set_defaults(do=_runs)
@@ -103,6 +109,9 @@ def _guarded(act: Callable[[], int]) -> int:
     except UserError as error:
         print(_message(error), file=sys.stderr)
         return USER_ERROR
+    except SweepFailedError as error:
+        print(f"transfer: {error}", file=sys.stderr)
+        return FAILURE
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
@@ -126,14 +135,17 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _job(config: object) -> float | None:
+def _job(config: Config, wait: bool) -> float | str | None:
     """One run; its value for a sweeper is the best validation metric."""
-    from transfer.config import Config
     from transfer.listing import one_line
-    from transfer.run import run
+    from transfer.run import BusyError, run
+    from transfer.sweep.ledger import BUSY
 
-    assert isinstance(config, Config)
-    record = run(config)
+    _log_to_stderr()  # a launcher may have started this process
+    try:
+        record = run(config, wait=wait)
+    except BusyError:
+        return BUSY
     print(one_line(record), flush=True)
     best: float | None = record["monitor"]["best"]
     return best
@@ -156,8 +168,11 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    from transfer.listing import print_runs
+    from transfer.listing import print_runs, print_sweep
 
+    if options.sweep:
+        print_sweep(options.output_dir, options.sweep)
+        return 0
     wanted = {
         name: getattr(options, name) for name in ("stage", "arm", "status", "freezing", "model", "seed", "train_size")
     }

@@ -1,8 +1,8 @@
-"""The Hydra side: schema, search path, `experiment=NAME`, and Hydra's errors in this project's words."""
+"""The Hydra side: schema, search path, `experiment=NAME`, and the app that runs one job or a sweep."""
 
 from __future__ import annotations
 
-import re
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,20 +12,19 @@ import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from transfer.config import Config
-from transfer.errors import Problem, UserError, nearest
+from transfer.config import Config, load
+from transfer.errors import Problem, UserError
+from transfer.explain import EXPERIMENT_GROUP, explain, free_mappings, is_composition_error, unknown_key, valid_keys
 from transfer.paths import search_folders, shipped
-from transfer.validation import FULL
-
-EXPERIMENT_GROUP = "experiment"
 
 
 class ExperimentSource(ConfigSource):
@@ -43,12 +42,12 @@ class ExperimentSource(ConfigSource):
         file = self._file(config_path)
         if file is None or not file.is_file():
             raise ConfigLoadError(f"Config not found: {file}")
-        text = file.read_text(encoding="utf-8")
-        config = OmegaConf.create(text)
-        assert isinstance(config, DictConfig)
+        config = OmegaConf.load(file)
+        if not isinstance(config, DictConfig):
+            raise UserError(Problem(str(file), "a list", "keys and values, as in the shipped experiments", ""))
         if "experiment_name" not in config:
             config["experiment_name"] = file.stem
-        header = ConfigSource._get_header_dict(text)
+        header = ConfigSource._get_header_dict(file.read_text(encoding="utf-8"))
         header.setdefault("package", "_global_")
         return ConfigResult(config=config, path=f"{self.scheme()}://{self.path}", provider=self.provider, header=header)
 
@@ -56,7 +55,7 @@ class ExperimentSource(ConfigSource):
         return Path(self.path).is_dir()
 
     def is_group(self, config_path: str) -> bool:
-        return config_path == EXPERIMENT_GROUP
+        return config_path in ("", EXPERIMENT_GROUP)
 
     def is_config(self, config_path: str) -> bool:
         file = self._file(config_path)
@@ -86,8 +85,14 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     plugins = Plugins.instance()
     if TransferSearchPath not in plugins.discover(SearchPathPlugin):
+        from transfer.sweep.grid import GridSweeper
+
         plugins.register(ExperimentSource)
         plugins.register(TransferSearchPath)
+        for sweeper in (GridSweeper,):
+            plugins.register(sweeper)
+            # Hydra instantiates plugins of this package only; we register ours instead of shipping a second package.
+            plugins.class_name_to_class[f"hydra_plugins.transfer.{sweeper.__name__}"] = sweeper
 
 
 def compose(overrides: list[str]) -> Config:
@@ -100,116 +105,71 @@ def compose(overrides: list[str]) -> Config:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(shipped("conf")), version_base="1.3"):
-            return to_config(hydra.compose("config", overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+            return to_config(hydra.compose("config", _accepted(overrides)))
+    except Exception as error:
+        if not is_composition_error(error):
+            raise
         raise explain(error) from error
 
 
 def to_config(composed: DictConfig) -> Config:
-    """The composed DictConfig as plain dataclasses: below this nobody knows Hydra."""
-    config = OmegaConf.to_object(composed)
+    """The composed DictConfig as plain dataclasses: below this nobody knows Hydra.
+
+    Raises:
+        UserError: a key that is not in the schema, which `+KEY=VALUE` would bring in.
+    """
+    known, free = {*valid_keys()}, tuple(f"{key}." for key in free_mappings())
+    unknown = [key for key in valid_keys(composed) if key not in known and not key.startswith(free)]
+    if unknown:
+        raise UserError([unknown_key(key) for key in unknown if key.rpartition(".")[0] not in unknown])
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
     assert isinstance(config, Config)
     return config
 
 
-def app(arguments: list[str], job: Callable[[Config], Any]) -> None:
-    """Run the Hydra app: `job` gets one config, or one after another in a multirun.
+def app(arguments: list[str], job: Callable[[Config, bool], Any]) -> None:
+    """Run the Hydra app: `job` gets a config and whether to wait for other processes; in a multirun, one after another.
 
     Raises:
         UserError: for whatever Hydra found wrong in the arguments or the files.
+        SweepFailedError: when jobs of a multirun are not complete.
     """
-    import os
-
     register()
+    failed: list[Exception] = []
 
     @hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")
     def main(composed: DictConfig) -> Any:
-        return job(to_config(composed))
+        try:
+            frozen = composed.get("job")
+            return job(load(Path(frozen)) if frozen else to_config(composed), bool(composed.get("wait", True)))
+        except Exception as error:
+            if HydraConfig.get().mode is RunMode.MULTIRUN:  # the sweeper gets it from Hydra, and goes on
+                raise
+            failed.append(error)
+            return None
 
     # Hydra would print its own messages and exit with 1; asked for full errors it raises, and we say it our way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     before = sys.argv
-    sys.argv = ["transfer run", *arguments]
+    sys.argv = ["transfer run", *_accepted(arguments)]
     try:
         main()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error) from error
+    except Exception as error:
+        if is_composition_error(error):
+            raise explain(error) from error
+        raise
     finally:
         sys.argv = before
+    if failed:
+        raise failed[0]
 
 
-def valid_keys(node: Any = None, prefix: str = "") -> list[str]:
-    """Every key of the schema, dotted."""
-    node = OmegaConf.structured(Config) if node is None else node
-    keys = []
-    for name in node:
-        key = f"{prefix}{name}"
-        keys.append(key)
-        child = node._get_node(name)
-        if isinstance(child, DictConfig) and not child._is_none():
-            keys += valid_keys(child, f"{key}.")
-    return keys
-
-
-def explain(error: Exception) -> UserError:
-    """A Hydra or OmegaConf error as key, received, allowed, what to do."""
-    if isinstance(error, UserError):
-        return error
-    if isinstance(error, MissingConfigException):
-        return UserError(_unknown_choice(error))
-    if isinstance(error, OverrideParseException):
-        text = str(error).splitlines()
-        return UserError(
-            Problem("command line", error.override, "KEY=VALUE (quote lists and spaces for your shell)", text[0])
-        )
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    full_key = getattr(cause, "full_key", None)
-    message = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-    own = str(error).splitlines()[0]
-    unknown = re.search(r"Key '([^']+)' (?:is )?not in", message) or re.search(r"Could not override '([^']+)'", own)
-    if unknown:
-        return UserError(_unknown_key(full_key or unknown[1], own))
-    group = re.search(r"Could not override '([^']+)'|No match in the defaults list", own)
-    if group:
-        return UserError(Problem("command line", own, "a group of conf/", "`transfer run --help` lists the groups"))
-    if full_key:
-        received = re.search(r"[Vv]alue '([^']*)'", message)
-        expected = re.search(r"expected one of \[(.*)\]|could not be converted to (\w+)", message)
-        allowed = next((group for group in expected.groups() if group), message) if expected else message
-        return UserError(Problem(str(full_key), received[1] if received else own, allowed, "" if expected else own))
-    return UserError(Problem("config", own, "a config that composes", message if message != own else ""))
-
-
-def _unknown_choice(error: MissingConfigException) -> Problem:
-    missing = str(error.missing_cfg_file or "")
-    group, _, choice = missing.rpartition("/")
-    options = [str(option) for option in error.options or []]
-    if group == "freezing" and choice == "full":
-        return Problem("freezing", "full", ", ".join(options), FULL)
-    if not options:
-        top = nearest(
-            missing,
-            ["source", "target", "model", "data", "task", "freezing", "optimizer", "scheduler", "trainer", "logger"],
-        )
-        return Problem(
-            missing, missing, "a config file or group", f"did you mean {top}?" if top else str(error).splitlines()[0]
-        )
-    meant = nearest(choice, options)
-    action = (
-        f"did you mean {group}={meant}?"
-        if meant
-        else ("`transfer list` describes them" if group == EXPERIMENT_GROUP else "")
-    )
-    return Problem(group, choice, ", ".join(options), action)
-
-
-def _unknown_key(key: str, own: str) -> Problem:
-    keys = valid_keys()
-    meant = nearest(key, keys) or nearest(key, [k for k in keys if k.endswith(key.rsplit(".", 1)[-1])])
-    parent = key.rpartition(".")[0]
-    siblings = [k for k in keys if k.rpartition(".")[0] == parent] or [k for k in keys if "." not in k]
-    found = re.search(r"'([^']*=[^']*)'", own)
-    return Problem(key, found[1] if found else key, ", ".join(siblings), f"did you mean {meant}?" if meant else "")
-
-
-__all__ = ["ConfigCompositionException", "app", "compose", "explain", "register", "to_config", "valid_keys"]
+def _accepted(arguments: list[str]) -> list[str]:
+    """What Hydra's parser would refuse though it is meant plainly: a late `-m`, a new key of a free mapping."""
+    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    rest = [argument for argument in arguments if argument not in flags]
+    free = tuple(f"{key}{sign}" for key in free_mappings() for sign in ".=")
+    return flags + [f"++{argument}" if argument.startswith(free) else argument for argument in rest]

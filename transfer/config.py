@@ -6,7 +6,7 @@ The checks between fields are in `transfer.validation`; what one run needs of al
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Optional
@@ -153,9 +153,9 @@ class Scratch:
     scheduler: str = "constant"
     warmup_fraction: float = 0.0
     warmup_steps: int = 30
-    min_steps: int = 200
+    min_steps: int = 150
     max_epochs: int = 60
-    patience: int = 10
+    patience: int = 8
 
 
 @dataclass
@@ -247,7 +247,7 @@ class Logger:
 
 @dataclass
 class Config:
-    """The whole config of a run."""
+    """The whole config of a run. `job` and `wait` are set by a sweep: a frozen config to run in place of this one."""
 
     experiment_name: Optional[str] = None
     stage: Stage = Stage.finetune
@@ -272,15 +272,19 @@ class Config:
     output_dir: str = "outputs"
     cache_dir: Optional[str] = None
     force: bool = False
+    sweep_name: Optional[str] = None
+    job: Optional[str] = None
+    wait: bool = True
 
 
 def to_plain(config: Config) -> dict[str, Any]:
     """The config as plain nested dicts, as it goes into config.yaml, the record and the loggers."""
-    from omegaconf import OmegaConf
+    plain: dict[str, Any] = asdict(config, dict_factory=_plain)
+    return plain
 
-    plain = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+
+def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value.value if isinstance(value, Enum) else value for name, value in items}
 
 
 def from_plain(plain: dict[str, Any]) -> Config:

@@ -43,3 +43,7 @@ def nearest(word: str, candidates: Sequence[str]) -> str | None:
     """The candidate that a misspelt ``word`` most likely meant, or None."""
     matches = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     return matches[0] if matches else None
+
+
+class SweepFailedError(Exception):
+    """Some jobs of a sweep are not complete. The message is a table of them; the command line exits with code 1."""

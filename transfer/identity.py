@@ -25,6 +25,7 @@ def identity(plan: Plan) -> dict[str, Any]:
     """What the fingerprint is made of: no paths, no logging, no placement on devices."""
     trainer = plan.trainer
     data_key = f"{plan.leg}.data"
+    vocabulary_key = "source.data" if plan.vocabulary_data == plan.config.source.data else "target.data"
     builds_vocabulary = not (plan.model.name or plan.model.tokenizer)
     return {
         "schema": records.SCHEMA,
@@ -38,7 +39,7 @@ def identity(plan: Plan) -> dict[str, Any]:
         "budget": asdict(plan.budget),
         "equal_epochs": plan.equal_epochs,
         "model": model_identity(plan.model),
-        "vocabulary": files.fingerprint(plan.vocabulary_data, key=data_key) if builds_vocabulary else None,
+        "vocabulary": files.fingerprint(plan.vocabulary_data, key=vocabulary_key) if builds_vocabulary else None,
         "weights": asdict(plan.weights) if plan.parents or plan.weights_from else None,
         "freezing": asdict(plan.freezing),
         "optimizer": asdict(plan.optimizer),

@@ -20,7 +20,7 @@ from transformers import (
 
 from transfer import models, parameters, weights
 from transfer.config import Weights
-from transfer.errors import Problem, UserError
+from transfer.errors import Problem, UserError, nearest
 from transfer.identity import PRETRAINED, RANDOM, SOURCE, local_folder
 from transfer.models import word_vectors
 from transfer.models.linear import LinearForSequenceClassification
@@ -154,7 +154,13 @@ def config_for(plan: Plan, task: Any, tokenizer: Any, num_features: int) -> PreT
             own |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if unknown:
         allowed = ", ".join(sorted(name for name in config.to_dict() if not name.startswith("_")))
-        raise UserError([Problem(f"model.config.{name}", own.get(name), allowed, "") for name in unknown])
+        meant = {name: nearest(name, list(config.to_dict())) for name in unknown}
+        raise UserError(
+            [
+                Problem(f"model.config.{name}", own[name], allowed, f"did you mean {guess}?" if guess else "")
+                for name, guess in meant.items()
+            ]
+        )
     _require_input(config, num_features)
     config = type(config).from_dict({**config.to_dict(), **own, **settings})
     if tokenizer is not None and config.pad_token_id is None:

@@ -6,9 +6,11 @@ the ranks start from the config that the parent process composed and froze in th
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
+from transfer.errors import Problem, UserError
 from transfer.plan import Plan
 
 # What a launcher leaves in the environment would make the next job in this process believe it is a rank.
@@ -52,15 +54,27 @@ def train(plan: Plan, parent: Path | None) -> None:
         max_restarts=0,
         monitor_interval=0.2,
     )
-    elastic_launch(launch_config, rank)(
+    problems = elastic_launch(launch_config, rank)(
         str(plan.folder / "config.yaml"), str(parent) if parent else None, plan.fingerprint
-    )
+    )[0]
+    if problems:
+        raise UserError(problems)
 
 
-def rank(config_file: str, parent: str | None, fingerprint: str) -> None:
-    """What each process runs: the same frozen config, whose fingerprint must come out the same everywhere."""
+def rank(config_file: str, parent: str | None, fingerprint: str) -> list[Problem]:
+    """What each process runs: the same frozen config, whose fingerprint must come out the same everywhere.
+
+    Returns the user's mistakes, which every rank finds alike: the launcher would make a failure of an exception.
+    """
     from transfer import config, plan, stages
 
+    logger = logging.getLogger("transfer")
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO if os.environ["RANK"] == "0" else logging.ERROR)
     planned = plan.make(config.load(Path(config_file)))
     assert planned.fingerprint == fingerprint, f"rank has {planned.fingerprint}, its parent {fingerprint}"
-    stages.train(planned, Path(parent) if parent else None)
+    try:
+        stages.train(planned, Path(parent) if parent else None)
+    except UserError as error:
+        return error.problems
+    return []

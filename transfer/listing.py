@@ -200,3 +200,31 @@ def _facts(record: Record) -> dict[str, str]:
         "hardware": f"{record['hardware'].get('device')}, {record['hardware'].get('precision')}",
         "code": f"commit {record['git']['commit']}{changes}",
     }
+
+
+def print_sweep(output_dir: str, name: str) -> None:
+    """The ledger of a sweep: each job, its overrides, its state, its test metric.
+
+    Raises:
+        UserError: no sweep of this name.
+    """
+    from rich.table import Table
+
+    from transfer.sweep import ledger as ledgers
+
+    ledger = ledgers.read(output_dir, name)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("job", "status", "overrides", "run", "test", "error"):
+        table.add_column(column, no_wrap=column in ("job", "status", "run"))
+    for job in ledger.jobs:
+        record = ledger.record(job)
+        value = primary(record)[1] if record else None
+        run = records.run_name(job.stage, job.fingerprint) if job.fingerprint else ""
+        error = "" if ledger.status(job) == "complete" else " ".join(ledger.error(job).split())[:200]
+        shown = "" if value is None else f"{value:.4f}"
+        table.add_row(str(job.number), ledger.status(job), " ".join(job.overrides), run, shown, error)
+    console = _console()
+    command = " ".join(ledger.overrides)
+    console.print(f"[bold]{ledger.name}[/bold]  started {ledger.started}  {command}", highlight=False)
+    console.print(table)
+    console.print(", ".join(f"{count} {status}" for status, count in sorted(ledger.counts().items())))

@@ -28,7 +28,8 @@ class TransferModule(LightningModule):
         self.freezing = freezing
         self.val_metrics = task.metrics(per_class=False)
         self.test_metrics = task.metrics(per_class=True)
-        self.losses: Any = torch.nn.ModuleDict({name: MeanMetric() for name in EVALUATIONS})
+        # By default a nan is left out of the mean, and a diverged model would show the loss of its good batches.
+        self.losses: Any = torch.nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in EVALUATIONS})
         self.predictions: list[tuple[Tensor, Tensor]] = []
         self.num_examples = 0
         self.num_tokens = 0
@@ -59,7 +60,7 @@ class TransferModule(LightningModule):
         self.num_examples += size
         mask = batch["inputs"].get("attention_mask")
         self.num_tokens += size if mask is None else mask.numel()
-        self.log("train/loss", loss, prog_bar=True, batch_size=size)
+        self.log("train/loss", loss, prog_bar=True, batch_size=size, sync_dist=self.trainer.world_size > 1)
         return loss
 
     def _evaluate(self, batch: dict[str, Any], split: str) -> Tensor:

@@ -69,7 +69,7 @@ def build(
         options["fused"] = True
     try:
         built: TorchOptimizer = cls(groups, lr=optimizer.lr, weight_decay=optimizer.weight_decay, **options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:
         received = f"lr={optimizer.lr}, weight_decay={optimizer.weight_decay}, options={optimizer.options}"
         raise UserError(Problem(key, received, f"what {optimizer._target_} takes", str(error))) from error
     return built
@@ -154,11 +154,15 @@ def factor(scheduler: Scheduler, warmup: int, num_steps: int, *, key: str = "sch
 
 
 def _slanted_triangular(num_steps: int, cut_fraction: float, ratio: float) -> Callable[[int], float]:
-    """Howard & Ruder 2018, equation 3: linear up to the cut, then linear down to 1/ratio of the peak."""
+    """Howard & Ruder 2018, equation 3: linear up to the cut, then linear down to 1/ratio of the peak.
+
+    The way down takes the steps that are left. The equation has `cut * (1 / cut_fraction - 1)` there, which is the same
+    but where the cut had to be rounded: in a run of 19 steps, half of them would stay at the bottom.
+    """
     cut = max(1, int(num_steps * cut_fraction))
 
     def curve(step: int) -> float:
-        p = step / cut if step < cut else max(0.0, 1 - (step - cut) / (cut * (1 / cut_fraction - 1)))
+        p = step / cut if step < cut else max(0.0, 1 - (step - cut) / max(1, num_steps - cut))
         return (1 + p * (ratio - 1)) / ratio
 
     return curve

@@ -19,8 +19,6 @@ from transfer.config import (
     Task,
     Trainer,
     Weights,
-    from_plain,
-    to_plain,
 )
 from transfer.errors import Problem, UserError
 from transfer.identity import PRETRAINED, RANDOM, SOURCE, identity
@@ -122,9 +120,8 @@ def _pretrain(config: Config) -> Plan:
     notes = []
     if config.stage is Stage.pretrain and config.seed not in (0, seed):
         notes.append(f"seed={config.seed} is not used by stage=pretrain: the source has its own, source.seed={seed}")
-    plain = to_plain(config) | {"stage": "pretrain", "arm": None}
     return Plan(
-        config=from_plain(plain),
+        config=replace(config, stage=Stage.pretrain, arm=None),
         experiment=_experiment(config),
         stage=Stage.pretrain.value,
         arm=None,

@@ -1,10 +1,10 @@
-"""The record of a finished run, put together from what it did."""
+"""The record of a run, put together from its plan and from what it did."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from transfer import hardware, parameters, records
+from transfer import hardware, records
 from transfer.config import to_plain
 from transfer.data import files
 from transfer.plan import Plan, data_name, has_data
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from transfer.stages import Outcome
 
 
-def describe(
-    plan: Plan, leg: Leg, module: TransferModule, report: WeightReport, outcome: Outcome, started: str
-) -> dict[str, Any]:
-    trainer, best = outcome.trainer, outcome.best
-    frozen_total = parameters.counts(module.model)["total"]
-    sizes = {name: parameter.numel() for name, parameter in module.model.named_parameters()}
-    trainable = sum(size for name, size in sizes.items() if module.freezing.plan[name] is not None)
+def unfinished(plan: Plan, status: str, started: str, error: str = "") -> dict[str, Any]:
+    """The record of a run that did not come to its end, with every field and what is known of it."""
+    return _frame(plan, status, started) | ({"error": error} if error else {})
+
+
+def _frame(plan: Plan, status: str, started: str) -> dict[str, Any]:
+    """What stands in a record before anything has been trained."""
+    monitor = f"val/{plan.task.monitor}"
     return {
         "schema": records.SCHEMA,
         "run_id": records.run_name(plan.stage, plan.fingerprint),
@@ -30,7 +31,7 @@ def describe(
         "experiment": plan.experiment,
         "stage": plan.stage,
         "arm": plan.arm,
-        "status": "complete",
+        "status": status,
         "seed": plan.seed,
         "model": plan.model.name or plan.model.config.get("cell") or plan.model.config.get("model_type"),
         "freezing": plan.freezing.policy,
@@ -38,29 +39,44 @@ def describe(
         "source": data_name(plan.config.source.data) if has_data(plan.config.source.data) else None,
         "target": data_name(plan.config.target.data) if has_data(plan.config.target.data) else None,
         "train_size": plan.data.train_size,
-        "metrics": outcome.metrics,
-        "monitor": {
-            "name": f"val/{plan.task.monitor}",
-            "mode": plan.task.mode,
-            "best": best.metrics.get(f"val/{plan.task.monitor}"),
-        },
+        "metrics": {},
+        "monitor": {"name": monitor, "mode": plan.task.mode, "best": None},
         "parents": list(plan.parents),
-        "weights": report.to_dict(),
-        "parameters": {"total": frozen_total, "trainable": trainable},
-        "data": {
-            "fingerprint": files.fingerprint(plan.data, key=f"{plan.leg}.data"),
-            "num_train": len(leg.train),
-            "num_val": len(leg.splits.validation),
-            "num_test": len(leg.splits.test),
-            "subset_hash": leg.subset_hash,
-        },
-        "time": {"started": started, "wall_s": 0.0, "train_s": round(outcome.train_s, 3)},
-        "throughput": {
-            "examples_per_s": round(module.num_examples / max(outcome.train_s, 1e-9), 2),
-            "tokens_per_s": round(module.num_tokens / max(outcome.train_s, 1e-9), 1),
-        },
+        "weights": {"loaded": [], "reinitialised": [], "dropped": [], "fraction_loaded": 0.0},
+        "parameters": {"total": 0, "trainable": 0},
+        "data": {"fingerprint": files.fingerprint(plan.data, key=f"{plan.leg}.data")},
+        "time": {"started": started, "wall_s": 0.0, "train_s": 0.0},
+        "throughput": {"examples_per_s": 0.0, "tokens_per_s": 0.0},
         "versions": hardware.versions(),
         "git": hardware.git(),
-        "hardware": hardware.describe(plan.trainer.accelerator, plan.trainer.devices, str(trainer.precision)),
+        "hardware": {},
         "config": to_plain(plan.config),
     }
+
+
+def describe(
+    plan: Plan, leg: Leg, module: TransferModule, report: WeightReport, outcome: Outcome, started: str
+) -> dict[str, Any]:
+    """The record of a finished run; `time.wall_s` is filled in when it is written."""
+    trainer, best = outcome.trainer, outcome.best
+    record = _frame(plan, "complete", started)
+    sizes = {name: parameter.numel() for name, parameter in module.model.named_parameters()}
+    trainable = sum(size for name, size in sizes.items() if module.freezing.plan[name] is not None)
+    record["metrics"] = outcome.metrics
+    record["monitor"]["best"] = best.metrics.get(record["monitor"]["name"])
+    record["weights"] = report.to_dict()
+    record["parameters"] = {"total": sum(sizes.values()), "trainable": trainable}
+    record["data"] |= {
+        "num_train": len(leg.train),
+        "num_val": len(leg.splits.validation),
+        "num_test": len(leg.splits.test),
+        "subset_hash": leg.subset_hash,
+    }
+    record["time"]["train_s"] = round(outcome.train_s, 3)
+    # Each rank counts its own share of every batch.
+    record["throughput"] = {
+        "examples_per_s": round(module.num_examples * trainer.world_size / max(outcome.train_s, 1e-9), 2),
+        "tokens_per_s": round(module.num_tokens * trainer.world_size / max(outcome.train_s, 1e-9), 1),
+    }
+    record["hardware"] = hardware.describe(plan.trainer.accelerator, plan.trainer.devices, str(trainer.precision))
+    return record

@@ -14,6 +14,7 @@ from typing import Any
 
 SCHEMA = 1
 RECORD = "record.json"
+LOCKS = ".locks"
 FIELDS = [
     "schema",
     "run_id",
@@ -136,24 +137,31 @@ def lookup(output_dir: Path | str, reference: str) -> list[Record]:
 def lock(output_dir: Path, fingerprint: str, *, waiting: Any = None) -> Iterator[None]:
     """Hold the lock of one fingerprint; who comes second waits, then finds the record complete.
 
-    The lock is the operating system's, so it goes with its process, also with one that was killed.
+    The lock is the operating system's, so it goes with its process, also with one that was killed. Its file stays,
+    except after the user's mistake, where nothing was made; who waits for a file that is gone notices.
 
     Args:
         waiting: called once, without arguments, when another process holds the lock.
     """
     from filelock import FileLock, Timeout
 
-    folder = output_dir / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    held = FileLock(folder / f"{fingerprint}.lock")
-    try:
-        held.acquire(timeout=0.1)
-    except Timeout:
-        if waiting:
-            waiting()
-        held.acquire()
+    path = output_dir / LOCKS / f"{fingerprint}.lock"
+    held, patience = FileLock(path), 0.1
+    while not held.is_locked:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(timeout=patience)
+        except FileNotFoundError:
+            continue  # another process has just tidied the empty folder away
+        except Timeout:
+            patience = -1
+            if waiting:
+                waiting()
     try:
         yield
+    except ValueError:
+        path.unlink(missing_ok=True)
+        raise
     finally:
         held.release()
 

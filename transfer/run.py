@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from transfer import config as schema
 from transfer import plan as planning
 from transfer import records
 from transfer.config import Config
+from transfer.errors import UserError
 from transfer.paths import require_writable
 from transfer.plan import Plan
 from transfer.records import Record
@@ -20,17 +21,22 @@ from transfer.validation import validate
 log = logging.getLogger(__name__)
 
 
-def run(config: Config) -> Record:
+class BusyError(Exception):
+    """Another process is training this run, and it was asked not to wait for it."""
+
+
+def run(config: Config, *, wait: bool = True) -> Record:
     """Check the config, then return its record: the one that is there, or that of a new or resumed training.
 
     Raises:
         UserError: with every problem that can be seen without training.
+        BusyError: with `wait` false, while another process trains the run.
     """
     validate(config)
-    return execute(planning.make(config), force=config.force)
+    return execute(planning.make(config), force=config.force, wait=wait)
 
 
-def execute(plan: Plan, *, force: bool = False) -> Record:
+def execute(plan: Plan, *, force: bool = False, wait: bool = True) -> Record:
     """The record of this plan, trained if need be, after the run it starts from."""
     for note in plan.notes:
         log.warning("%s", note)
@@ -38,17 +44,32 @@ def execute(plan: Plan, *, force: bool = False) -> Record:
     if found and not force:
         log.info("%s is complete: nothing to train", _where(found))
         return found
+    new = not plan.output_dir.exists()
     require_writable(plan.output_dir)
-    with records.lock(
-        plan.output_dir,
-        plan.fingerprint,
-        waiting=lambda: log.info("%s: another process trains this run; waiting", plan.folder),
+
+    def waiting() -> None:
+        if not wait:
+            raise BusyError(str(plan.folder))
+        log.info("%s: another process trains this run; waiting", plan.folder)
+
+    with (
+        _tidy_outputs(plan.output_dir, new),
+        records.lock(plan.output_dir, plan.fingerprint, waiting=waiting),
     ):
         found = _complete(plan)
         if found and not force:
             return found
-        parent = Path(execute(plan.parent)["_folder"]) / "model" if plan.parent else None
-        return _train(plan, parent)
+        return _train(plan, _trained_parent(plan))
+
+
+def _trained_parent(plan: Plan) -> Path | None:
+    if plan.parent is None:
+        return None
+    if not _complete(plan.parent):
+        from transfer import preflight
+
+        preflight.check(plan)
+    return Path(execute(plan.parent)["_folder"]) / "model"
 
 
 def _complete(plan: Plan) -> Record | None:
@@ -63,7 +84,7 @@ def _train(plan: Plan, parent: Path | None) -> Record:
     folder = plan.folder
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with _tidy(folder, new):
+    with _tidy(folder, new), _recorded(plan):
         schema.save(plan.config, folder / "config.yaml")
         from transfer import launch
 
@@ -72,6 +93,43 @@ def _train(plan: Plan, parent: Path | None) -> Record:
     assert record is not None, f"{folder} has no record"
     assert record["status"] == "complete", record["status"]
     return record
+
+
+@contextmanager
+def _recorded(plan: Plan) -> Iterator[None]:
+    """A run that breaks off leaves a record that says how, unless an earlier complete one is there to keep."""
+    started = records.now()
+    try:
+        yield
+    except UserError:
+        raise
+    except KeyboardInterrupt:
+        _record_unfinished(plan, "interrupted", started, "")
+        raise
+    except Exception as error:
+        _record_unfinished(plan, "failed", started, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _record_unfinished(plan: Plan, status: str, started: str, error: str) -> None:
+    from transfer import recording
+
+    found = records.read(plan.folder)
+    if found is None or found["status"] != "complete":
+        records.write(plan.folder, recording.unfinished(plan, status, started, error))
+
+
+@contextmanager
+def _tidy_outputs(folder: Path, new: bool) -> Iterator[None]:
+    """The user's mistake leaves no empty folders behind either."""
+    try:
+        yield
+    except ValueError:
+        with suppress(OSError):
+            (folder / records.LOCKS).rmdir()
+            if new:
+                folder.rmdir()
+        raise
 
 
 @contextmanager

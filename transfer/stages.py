@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,9 @@ def _fit(plan: Plan, trainer: Trainer, module: TransferModule, data: TransferDat
     last = plan.folder / LAST
     if last.is_file():
         log.info("going on from %s", last)
+        if not zipfile.is_zipfile(last):
+            received, action = f"{last.stat().st_size:,} bytes, cut off", "delete it to train the run from its start"
+            raise UserError(Problem(str(last), received, "a checkpoint that can be read", action))
     try:
         trainer.fit(
             module,
@@ -151,16 +155,9 @@ def _fit(plan: Plan, trainer: Trainer, module: TransferModule, data: TransferDat
             ckpt_path=str(last) if last.is_file() else None,
             weights_only=False if last.is_file() else None,
         )
-    except (RuntimeError, EOFError, KeyError, OSError) as error:
-        if last.is_file() and trainer.global_step == 0 and "PytorchStreamReader" in str(error):
-            raise UserError(
-                Problem(
-                    str(last),
-                    str(error).splitlines()[0],
-                    "a checkpoint that can be read",
-                    "delete this file to train the run from its start",
-                )
-            ) from error
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes an exit code of it
+            raise KeyboardInterrupt from stop
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -229,6 +226,8 @@ def _quiet() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for pattern in (
         ".*does not have many workers.*",
+        ".*in eval mode at the start of training.*",
+        ".*sync_dist=True.*",
         ".*smaller than the logging interval.*",
         ".*LeafSpec.*",
         ".*treespec.*",

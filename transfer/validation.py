@@ -169,7 +169,7 @@ def _fractions(key: str, data: Data) -> Iterable[Problem]:
         value = getattr(data, name)
         if not 0 < value < 1:
             yield Problem(f"{key}.{name}", value, "a fraction between 0 and 1", "")
-    if data.validation_fraction + data.test_fraction >= 1:
+    if max(data.validation_fraction, data.test_fraction) < 1 <= data.validation_fraction + data.test_fraction:
         received = f"{data.validation_fraction} + {data.test_fraction}"
         yield Problem(
             f"{key}.validation_fraction + {key}.test_fraction",
@@ -242,7 +242,7 @@ def _schedule(key: str, scheduler: Scheduler, name_key: str | None = None) -> It
         )
     if scheduler.name in ("plateau", "slanted_triangular") and (scheduler.warmup_steps or scheduler.warmup_fraction):
         received = f"{scheduler.warmup_steps} steps, fraction {scheduler.warmup_fraction}"
-        yield Problem(f"{key}.warmup_steps", received, f"0: {scheduler.name} has no warm-up", "leave it out")
+        yield Problem(f"{key}.warmup_steps", received, f"0: {scheduler.name} has no warm-up", "set both to 0")
     if not 0 <= scheduler.warmup_fraction < 1 or scheduler.warmup_steps < 0:
         yield Problem(
             f"{key}.warmup_fraction",

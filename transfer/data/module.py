@@ -32,7 +32,8 @@ class LengthGroupedBatches(Sampler[list[int]]):
         self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.lengths), self.batch_size)
@@ -75,12 +76,15 @@ class ResumableLoader(DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"given": self.given}
+        assert isinstance(self.batch_sampler, LengthGroupedBatches)
+        return {"epoch": self.batch_sampler.epoch, "given": self.given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        assert isinstance(self.batch_sampler, LengthGroupedBatches)
-        given = state["given"]
-        self.batch_sampler.start = given if given < len(self.batch_sampler) else 0
+        """Go on after the last batch that was given out; after a whole epoch, at the beginning of one."""
+        sampler = self.batch_sampler
+        assert isinstance(sampler, LengthGroupedBatches)
+        sampler.set_epoch(state["epoch"])
+        sampler.start = state["given"] if state["given"] < len(sampler) else 0
 
 
 class Rows(torch.utils.data.Dataset):
@@ -117,6 +121,16 @@ class TransferData(LightningDataModule):
         self.micro_batch = max(1, batch_size // accumulate)
         self.seed = seed
         self.num_workers = num_workers
+        self.resumed: dict[str, int] = {}
+
+    def state_dict(self) -> dict[str, int]:
+        loader: Any = self.trainer.train_dataloader if self.trainer else None
+        return loader.state_dict() if loader else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        # Lightning gives a loader its state back only when making it, and configure_optimizers, asking for the number
+        # of steps, has it made before the loops are restored. The state of the data is there before both.
+        self.resumed = state_dict
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = self.task.collate(rows, self.tokenizer)
@@ -131,12 +145,12 @@ class TransferData(LightningDataModule):
         encoded = self.encoded["train"]
         lengths = np.asarray(encoded["length"])
         sampler = LengthGroupedBatches(lengths, self.micro_batch, seed=self.seed, rank=rank, world_size=world_size)
-        # Workers fetch ahead as soon as the loader is iterated, which on resuming is before any epoch starts.
-        sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
         loading: Any = partial(ResumableLoader, num_workers=self.num_workers, persistent_workers=self.num_workers > 0)
-        loader: DataLoader = loading(
+        loader: ResumableLoader = loading(
             Rows(encoded), batch_sampler=sampler, collate_fn=self._collate, pin_memory=torch.cuda.is_available()
         )
+        if self.resumed:
+            loader.load_state_dict(self.resumed)
         return loader
 
     def _evaluation(self, split: str) -> DataLoader:

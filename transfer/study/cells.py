@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from transfer.study.compare import Comparison, Contrast, FloorRow, Row
-from transfer.study.sentences import budget_words, interval_words, number, score_words
+from transfer.study.results import Comparison, Contrast, FloorRow, Row
+from transfer.study.words import budget_words, interval_words, number, score_words
 from transfer.study.statistics import Spread
 
 

@@ -3,95 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 from transfer.errors import Problem, UserError
 from transfer.study import sentences
-from transfer.study.pairing import Side, contrast, pair_runs, twins
-from transfer.study.statistics import Gain, Spread, spread
-from transfer.study.strategies import Budget, Record, Run, Strategy, build
-from transfer.study.weighted_metrics import LOWER_IS_BETTER
-
-Baseline = Literal["converged", "equal_steps"]
-_SCRATCH = {"converged": ("test", "prediction"), "equal_steps": ("test_equal_steps", "prediction_equal_steps")}
-
-
-@dataclass
-class Contrast:
-    """A gain over another strategy or floor. ``notes`` say what its interval leaves out and why."""
-
-    against: str
-    gain: Gain
-    notes: list[str] = field(default_factory=list)
+from transfer.study.commands import Commands, next_commands
+from transfer.study.diagnosis import collapsed, reasons
+from transfer.study.floor_rows import floor_rows, over_floor
+from transfer.study.labels_saved import efficiency
+from transfer.study.pairing import Side, contrast, pair_runs, same_examples, twins
+from transfer.study.parents import Parents
+from transfer.study.power import against_seed_noise, seeds_needed
+from transfer.study.resampling import holm
+from transfer.study.results import SCRATCH, Baseline, Comparison, Contrast, Row
+from transfer.study.statistics import spread
+from transfer.study.strategies import Record, Run, Strategy, build
+from transfer.study.weighted_metrics import LOWER_IS_BETTER, METRICS
+from transfer.study.words import budget_words
 
 
-@dataclass
-class Row:
-    """One strategy on one budget. ``level`` is the interval of its own mean.
-
-    `beats_floor` compares with the floor that is best on the test data, which favours the floor. A `secondary` row is
-    the scratch arm read the other way (equal steps or converged): shown, not compared. ``commands`` repeat the runs,
-    ``missing`` make the scratch twins that some lack, ``outdated`` repeat those whose twin saw other data.
-    """
-
-    budget: Budget
-    num_labels: int
-    label: str
-    arm: str
-    source: str | None
-    seeds: list[int]
-    values: list[float]
-    score: Spread
-    level: Gain
-    over_scratch: list[Contrast] = field(default_factory=list)
-    over_direct: list[Contrast] = field(default_factory=list)
-    over_floor: Contrast | None = None
-    secondary: bool = False
-    commands: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    outdated: list[str] = field(default_factory=list)
-
-    @property
-    def beats_floor(self) -> bool | None:
-        """Whether the whole interval over the best floor is above 0; None without floors."""
-        return None if self.over_floor is None else self.over_floor.gain.verdict == "gain"
-
-
-@dataclass
-class FloorRow:
-    """A floor on one budget, over the label subsets of the runs."""
-
-    budget: Budget
-    num_labels: int
-    name: str
-    score: Spread
-
-
-@dataclass
-class Comparison:
-    """What `compare` found. ``next_commands`` would settle what is open, `Row.commands` repeat the runs."""
-
-    experiments: list[str]
-    question: str
-    metric: str
-    higher_is_better: bool
-    baseline: Baseline
-    rows: list[Row]
-    floors: list[FloorRow]
-    sentences: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    next_commands: list[str] = field(default_factory=list)
-
-
-def compare(records: Sequence[Record], baseline: Baseline = "converged", metric: str | None = None) -> Comparison:
-    """Compare the target runs among ``records``, paired by data, label subset and seeds.
+def compare(
+    records: Sequence[Record], baseline: Baseline = "converged", metric: str | None = None, size: float | None = None
+) -> Comparison:
+    """Compare the target runs among ``records``, paired by data, label subset, budget and seeds.
 
     ``baseline`` says which scratch numbers a gain is against. ``metric`` is a name without its split (``accuracy``), by
-    default the monitored one. Raises UserError when there is nothing to compare.
+    default the monitored one. ``size``: the gain, in the metric's own unit, for which the seeds needed are asked; by
+    default each one's own. Raises UserError when there is nothing to compare.
     """
-    if baseline not in _SCRATCH:
-        raise UserError(Problem("baseline", baseline, " | ".join(_SCRATCH), "choose one of these"))
+    if baseline not in SCRATCH:
+        raise UserError(Problem("baseline", baseline, " | ".join(SCRATCH), "choose one of these"))
+    if size is not None and not size > 0:
+        raise UserError(Problem("size", size, "a number above 0", "name the gain that would matter to you"))
     strategies, refused = build(records)
     if not strategies:
         raise UserError(_nothing(records, refused))
@@ -99,42 +41,134 @@ def compare(records: Sequence[Record], baseline: Baseline = "converged", metric:
     _require_baseline(strategies, baseline, metric)
     refused += _drop_unmeasured(strategies, metric, baseline)
     strategies = [strategy for strategy in strategies if strategy.runs]
-    rows = []
-    for strategy in strategies:
-        row = _row(strategy, strategies, metric, higher, baseline, refused)
-        rows += [row, *_secondary(strategy, metric, higher, baseline)]
+    study = _Study(strategies, metric, higher, baseline, refused)
+    rows = [row for strategy in strategies for row in (study.row(strategy), *study.secondary(strategy))]
     if not any(row.over_scratch or row.over_direct or (row.arm != "scratch" and row.over_floor) for row in rows):
-        raise UserError(_unpaired(strategies, refused))
-    experiments = sorted(
-        {str(run.record["experiment"]) for s in strategies for run in s.runs if run.record.get("experiment")}
-    )
+        raise UserError(_unpaired(strategies, refused, study.commands))
     result = Comparison(
-        experiments,
+        sorted({str(run.record["experiment"]) for s in strategies for run in s.runs if run.record.get("experiment")}),
         sentences.question(strategies),
         metric,
         higher,
         baseline,
         rows,
-        _floor_rows(strategies, metric),
+        floor_rows(strategies, metric),
         refused=list(dict.fromkeys(refused)),
+        size=size,
+        strategies=strategies,
+        records=records,
     )
-    result.sentences = sentences.verdicts(result)
-    result.next_commands = sentences.next_commands(result, strategies)
+    _conclude(result, study.commands)
     return result
+
+
+def _conclude(result: Comparison, commands: Commands) -> None:
+    """What can only be said once every gain is there."""
+    # What is asked together: all gains over scratch; and apart from them those over the published weights.
+    _correct([contrast for _, contrast in result.gains])
+    _correct([contrast for row in result.rows for contrast in row.over_direct])
+    parents = Parents(result.records)
+    deviations = {(row.budget, row.label): row.score.sd for row in result.rows}
+    for row, contrast in result.gains:
+        contrast.noise = against_seed_noise(contrast.gain, deviations[row.budget, contrast.against])
+        contrast.needed = seeds_needed(contrast.gain, result.size)
+        if contrast.gain.estimate < 0 and contrast.gain.verdict != "gain":
+            contrast.reasons = reasons(contrast, result.metric, result.higher_is_better, parents)
+    result.saved, result.crossovers = efficiency(result.rows, result.higher_is_better)
+    result.headline = sentences.headline(result)
+    result.sentences = sentences.verdicts(result)
+    result.next_commands = next_commands(result, commands)
+
+
+def _correct(family: list[Contrast]) -> None:
+    for contrast, adjusted in zip(family, holm([c.gain.p_value for c in family]), strict=True):
+        contrast.p_holm, contrast.family = adjusted, len(family)
+
+
+class _Study:
+    """Makes the rows of a comparison; ``refused`` grows by what could not be paired."""
+
+    def __init__(
+        self, strategies: list[Strategy], metric: str, higher: bool, baseline: Baseline, refused: list[str]
+    ) -> None:
+        self.strategies, self.metric, self.higher, self.baseline = strategies, metric, higher, baseline
+        self.refused = refused
+        self.commands = Commands(strategies)
+
+    def row(self, strategy: Strategy) -> Row:
+        """A strategy on its budget, against every twin that it has."""
+        sides = [_side(run, strategy.arm, self.baseline) for run in strategy.runs]
+        row = self._bare(strategy, sides, strategy.label)
+        row.commands = [self.commands.command(run, strategy) for run in strategy.runs]
+        row.collapsed = collapsed(sides, self.metric, self.higher)
+        row.over_floor = over_floor(sides, self.metric, self.higher)
+        if strategy.arm == "scratch":
+            return row
+        against = twins(strategy, self.strategies, "scratch")
+        row.over_scratch = self._contrasts(strategy, against)
+        paired = {id(side.run) for contrast in row.over_scratch for side in contrast.treated}
+        alone = [run for run in strategy.runs if id(run) not in paired]
+        row.missing = [self.commands.command(run, strategy, arm="scratch") for run in alone]
+        twinned = {run.repetition for twin in against for run in twin.runs}
+        row.outdated = [self.commands.command(run, strategy) for run in alone if run.repetition in twinned]
+        if strategy.arm == "transfer":
+            row.over_direct = self._contrasts(strategy, twins(strategy, self.strategies, "direct"))
+        return row
+
+    def _contrasts(self, strategy: Strategy, others: list[Strategy]) -> list[Contrast]:
+        found = []
+        for twin in others:
+            pairs, problems = pair_runs(strategy, twin)
+            self.refused += problems
+            if self.metric in METRICS:  # else the predictions play no part, and are not read
+                pairs, problems = same_examples(pairs, f"{strategy.label} against {twin.label}")
+                self.refused += problems
+            if pairs:
+                found.append(self._contrast(strategy, twin, pairs))
+        return found
+
+    def _contrast(self, strategy: Strategy, twin: Strategy, pairs: list[tuple[Run, Run]]) -> Contrast:
+        treated = [_side(first, strategy.arm, self.baseline) for first, _ in pairs]
+        control = [_side(second, twin.arm, self.baseline) for _, second in pairs]
+        gain, notes = contrast(treated, control, self.metric, not self.higher)
+        return Contrast(twin.label, gain, notes, treated, control)
+
+    def _bare(self, strategy: Strategy, sides: list[Side], label: str) -> Row:
+        values = [value for side in sides if (value := side.value(self.metric)) is not None]
+        level, _ = contrast(sides, None, self.metric, not self.higher)
+        return Row(
+            strategy.budget,
+            sides[0].run.num_labels,
+            label,
+            strategy.arm,
+            strategy.source,
+            [side.run.seed for side in sides],
+            values,
+            spread(values),
+            level,
+            sides,
+        )
+
+    def secondary(self, strategy: Strategy) -> list[Row]:
+        """The scratch arm read the other way, where it was recorded."""
+        if strategy.arm != "scratch":
+            return []
+        other: Baseline = "equal_steps" if self.baseline == "converged" else "converged"
+        sides = [_side(run, "scratch", other) for run in strategy.runs]
+        if any(side.value(self.metric) is None for side in sides):
+            return []
+        words = "equal steps" if other == "equal_steps" else "converged"
+        row = self._bare(strategy, sides, f"{strategy.label}, {words}")
+        row.secondary = True
+        return [row]
 
 
 def _metric(strategies: list[Strategy], metric: str | None) -> tuple[str, bool]:
     """The metric's bare name, and whether higher is better."""
     runs = [run for strategy in strategies for run in strategy.runs]
     monitors = {str(m["name"]).split("/")[-1]: m.get("mode") for m in (run.record.get("monitor") for run in runs) if m}
-    recorded = sorted(
-        {
-            name.removeprefix("test/")
-            for run in runs
-            for name in run.record.get("metrics") or {}
-            if name.startswith("test/")
-        }
-    )
+    names = {name for run in runs for name in run.record.get("metrics") or {}}
+    recorded = sorted(name.removeprefix("test/") for name in names if name.startswith("test/"))
     if metric is None and len(monitors) == 1:
         metric = next(iter(monitors))
     if metric is None:
@@ -155,14 +189,14 @@ def _metric(strategies: list[Strategy], metric: str | None) -> tuple[str, bool]:
 
 def _require_baseline(strategies: list[Strategy], baseline: Baseline, metric: str) -> None:
     scratch = [run for strategy in strategies if strategy.arm == "scratch" for run in strategy.runs]
-    name = f"{_SCRATCH[baseline][0]}/{metric}"
+    name = f"{SCRATCH[baseline][0]}/{metric}"
     if scratch and all(run.metric(name) is None for run in scratch):
         action = f"no scratch run recorded {name}: compare with the converged one"
         raise UserError(Problem("baseline", baseline, "converged", action))
 
 
 def _side(run: Run, arm: str, baseline: Baseline) -> Side:
-    return Side(run, *(_SCRATCH[baseline] if arm == "scratch" else _SCRATCH["converged"]))
+    return Side(run, *(SCRATCH[baseline] if arm == "scratch" else SCRATCH["converged"]))
 
 
 def _drop_unmeasured(strategies: list[Strategy], metric: str, baseline: Baseline) -> list[str]:
@@ -170,122 +204,15 @@ def _drop_unmeasured(strategies: list[Strategy], metric: str, baseline: Baseline
     notes = []
     for strategy in strategies:
         measured = [run for run in strategy.runs if _side(run, strategy.arm, baseline).value(metric) is not None]
+        kept = set(map(id, measured))
         notes += [
-            f"{strategy.label}, {sentences.budget_words(strategy.budget, num_labels(run))}, seed {run.seed}: "
+            f"{strategy.label}, {budget_words(strategy.budget, run.num_labels)}, seed {run.seed}: "
             f"it recorded no {metric}."
             for run in strategy.runs
-            if run not in measured
+            if id(run) not in kept
         ]
         strategy.runs = measured
     return notes
-
-
-def num_labels(run: Run) -> int:
-    """Labelled training examples of a run."""
-    size = run.record.get("train_size")
-    return int(run.data.get("num_train") or 0) if size is None else int(size)
-
-
-def _row(
-    strategy: Strategy, strategies: list[Strategy], metric: str, higher: bool, baseline: Baseline, refused: list[str]
-) -> Row:
-    sides = [_side(run, strategy.arm, baseline) for run in strategy.runs]
-    row = _bare_row(strategy, sides, metric, higher, strategy.label)
-    row.commands = [sentences.command(run, strategy, strategies) for run in strategy.runs]
-    if strategy.arm == "scratch":
-        row.over_floor = _over_floor(sides, metric, higher)
-        return row
-    against = twins(strategy, strategies, "scratch")
-    paired = set()
-    for twin in against:
-        pairs, problems = pair_runs(strategy, twin)
-        refused += problems
-        paired |= {id(first) for first, _ in pairs}
-        if pairs:
-            row.over_scratch.append(_contrast(strategy, twin, pairs, metric, higher, baseline))
-    alone = [run for run in strategy.runs if id(run) not in paired]
-    row.missing = [sentences.command(run, strategy, strategies, arm="scratch") for run in alone]
-    twinned = {run.repetition for twin in against for run in twin.runs}
-    row.outdated = [sentences.command(run, strategy, strategies) for run in alone if run.repetition in twinned]
-    for twin in twins(strategy, strategies, "direct") if strategy.arm == "transfer" else []:
-        pairs, problems = pair_runs(strategy, twin)
-        refused += problems
-        if pairs:
-            row.over_direct.append(_contrast(strategy, twin, pairs, metric, higher, baseline))
-    row.over_floor = _over_floor(sides, metric, higher)
-    return row
-
-
-def _bare_row(strategy: Strategy, sides: list[Side], metric: str, higher: bool, label: str) -> Row:
-    values = [value for side in sides if (value := side.value(metric)) is not None]
-    level, _ = contrast(sides, None, metric, not higher)
-    return Row(
-        strategy.budget,
-        num_labels(sides[0].run),
-        label,
-        strategy.arm,
-        strategy.source,
-        [side.run.seed for side in sides],
-        values,
-        spread(values),
-        level,
-    )
-
-
-def _contrast(
-    strategy: Strategy, twin: Strategy, pairs: list[tuple[Run, Run]], metric: str, higher: bool, baseline: Baseline
-) -> Contrast:
-    treated = [_side(first, strategy.arm, baseline) for first, _ in pairs]
-    control = [_side(second, twin.arm, baseline) for _, second in pairs]
-    return Contrast(twin.label, *contrast(treated, control, metric, not higher))
-
-
-def _secondary(strategy: Strategy, metric: str, higher: bool, baseline: Baseline) -> list[Row]:
-    """The scratch arm read the other way, where it was recorded."""
-    if strategy.arm != "scratch":
-        return []
-    other: Baseline = "equal_steps" if baseline == "converged" else "converged"
-    sides = [_side(run, "scratch", other) for run in strategy.runs]
-    if any(side.value(metric) is None for side in sides):
-        return []
-    words = "equal steps" if other == "equal_steps" else "converged"
-    row = _bare_row(strategy, sides, metric, higher, f"{strategy.label}, {words}")
-    row.secondary = True
-    return [row]
-
-
-def _floors(run: Run, metric: str) -> dict[str, float]:
-    found = {}
-    for name in run.record.get("metrics") or {}:
-        prefix, _, last = name.partition("/")
-        value = run.metric(name) if prefix.startswith("floor_") and last == metric else None
-        if value is not None:
-            found[prefix.removeprefix("floor_")] = value
-    return found
-
-
-def _over_floor(sides: list[Side], metric: str, higher: bool) -> Contrast | None:
-    each = [_floors(side.run, metric) for side in sides]
-    names = set.intersection(*(set(floors) for floors in each))
-    if not names:
-        return None
-    sign = 1 if higher else -1
-    best = max(sorted(names), key=lambda name: sign * sum(floors[name] for floors in each))
-    control = [Side(side.run, f"floor_{best}", f"prediction_{best}") for side in sides]
-    return Contrast(best, *contrast(sides, control, metric, not higher))
-
-
-def _floor_rows(strategies: list[Strategy], metric: str) -> list[FloorRow]:
-    values: dict[tuple[Budget, str], dict[object, tuple[int, float]]] = {}
-    for strategy in strategies:
-        for run in strategy.runs:
-            for name, value in _floors(run, metric).items():
-                subset = (run.data.get("fingerprint"), run.data.get("subset_hash"))
-                values.setdefault((strategy.budget, name), {})[subset] = (num_labels(run), value)
-    return [
-        FloorRow(budget, next(iter(found.values()))[0], name, spread([value for _, value in found.values()]))
-        for (budget, name), found in sorted(values.items(), key=lambda item: (item[0][0].sort_key, item[0][1]))
-    ]
 
 
 def _nothing(records: Sequence[Record], refused: list[str]) -> Problem:
@@ -298,15 +225,15 @@ def _nothing(records: Sequence[Record], refused: list[str]) -> Problem:
     )
 
 
-def _unpaired(strategies: list[Strategy], refused: list[str]) -> Problem:
+def _unpaired(strategies: list[Strategy], refused: list[str], commands: Commands) -> Problem:
     have = sorted({strategy.arm for strategy in strategies})
     first = strategies[0]
     wanted = "transfer" if have == ["scratch"] else "scratch"
-    lines = [sentences.command(run, first, strategies, arm=wanted) for run in first.runs]
+    lines = [commands.command(run, first, arm=wanted) for run in first.runs]
     received = f"runs of {have[0]} only" if len(have) == 1 else "no two runs on the same labels: " + " ".join(refused)
     return Problem(
         "records",
         received,
-        "runs of two arms on the same data, labels and seeds",
+        "runs of two arms on the same data, labels, budget and seeds",
         "run " + ", ".join(f"`{line}`" for line in lines),
     )

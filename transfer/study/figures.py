@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from transfer.study.compare import Comparison, FloorRow, Row
-from transfer.study.sentences import floor_words, is_percent, metric_words
+from transfer.study.results import Comparison, FloorRow, Row
+from transfer.study.words import floor_words, is_percent, metric_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ import io
 from html import escape
 
 from transfer.study.cells import caption, floor_cell, floors_under, gain_cell, gain_header, labels_cell, spread_cell
-from transfer.study.compare import Comparison, Contrast, Row
+from transfer.study.results import Comparison, Contrast, Row
 from transfer.study.figures import plot
-from transfer.study.sentences import floor_words, metric_words
+from transfer.study.words import floor_words, metric_words
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
@@ -86,7 +86,7 @@ def _rows(comparison: Comparison, row: Row, same_budget: bool) -> list[str]:
     contrasts: list[Contrast | None] = [*row.over_scratch] or [None]
     lines = []
     for index, contrast in enumerate(contrasts):
-        verdict = "" if contrast is None else f'<span class="{contrast.gain.verdict}">{contrast.gain.verdict}</span>'
+        verdict = "" if contrast is None else f'<span class="{contrast.verdict}">{contrast.verdict}</span>'
         own = index == 0
         lines.append(
             _line(

@@ -5,13 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from transfer.study.predictions import Predictions
-from transfer.study.statistics import Gain, Pair, gain, gain_of_values
+from transfer.study.influence import encoded, value_and_influence
+from transfer.study.statistics import (
+    Evidence,
+    Gain,
+    Pair,
+    Reading,
+    aligned,
+    evidence,
+    gain_of,
+    gain_of_values,
+)
 from transfer.study.strategies import Run, Strategy
-from transfer.study.weighted_metrics import METRICS, NUMERIC, Array
+from transfer.study.weighted_metrics import LOWER_IS_BETTER, METRICS, NUMERIC, Array
+
+# What a twin has to have had as well. The scratch arm's own budget, to convergence, is in `scratch` and may differ.
+_BUDGET = ("target.budget", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
+_TASK = ("target.task", "trainer.limit_eval_batches")
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,11 @@ class Side:
     def value(self, metric: str) -> float | None:
         """The recorded test metric."""
         return self.run.metric(f"{self.prefix}/{metric}")
+
+    def answers(self) -> Array | None:
+        """The predictions [n], None where the run kept none."""
+        found = self.run.predictions
+        return None if found is None or self.column not in found.names else found.column(self.column)
 
 
 def twins(strategy: Strategy, strategies: Sequence[Strategy], arm: str) -> list[Strategy]:
@@ -51,12 +70,12 @@ def twins(strategy: Strategy, strategies: Sequence[Strategy], arm: str) -> list[
 
 
 def pair_runs(treated: Strategy, control: Strategy) -> tuple[list[tuple[Run, Run]], list[str]]:
-    """Twin runs by their seeds, and a line for each that has no twin or differs from it in its data."""
+    """Twin runs by their seeds, and a line for each that has no twin or differs from it in data, subset or budget."""
     by_seeds = {run.repetition: run for run in control.runs}
     pairs, refused = [], []
     for run in treated.runs:
         twin = by_seeds.get(run.repetition)
-        where = f"{treated.label} against {control.label}, {_size(run)}, seed {run.seed}"
+        where = f"{treated.label} against {control.label}, {run.num_labels} labels, seed {run.seed}"
         if twin is None:
             refused.append(f"{where}: there is no {control.label} run with {', '.join(run.seed_words())}.")
             continue
@@ -68,24 +87,46 @@ def pair_runs(treated: Strategy, control: Strategy) -> tuple[list[tuple[Run, Run
     return pairs, refused
 
 
-def _size(run: Run) -> str:
-    size = run.record.get("train_size")
-    return f"{run.data.get('num_train')} labels" if size is None else f"{size} labels"
-
-
 def _difference(first: Run, second: Run) -> str | None:
+    """What keeps two runs from being twins, named with both values."""
     for key, words in (("fingerprint", "the data differ"), ("subset_hash", "the training subsets differ")):
         here, there = first.data.get(key), second.data.get(key)
         if here != there:
             return f"{words} ({key} {str(here)[:10]} and {str(there)[:10]})"
+    for split in ("train", "val", "test"):
+        here, there = first.data.get(f"num_{split}"), second.data.get(f"num_{split}")
+        if here != there:
+            return f"the numbers of {split} examples differ ({here} and {there})"
+    for parts, words in ((_BUDGET, "the budgets differ"), (_TASK, "the tasks differ")):
+        for key in sorted({*first.part(parts), *second.part(parts)}):
+            here, there = first.settings.get(key), second.settings.get(key)
+            if here != there:
+                return f"{words} ({key} {here} and {there})"
+    return None
+
+
+def _other_examples(first: Run, second: Run) -> str | None:
+    """How the test examples of two runs differ, which only their predictions tell."""
     if first.predictions is None or second.predictions is None:
         return None
     here, there = first.predictions, second.predictions
-    if not np.array_equal(np.sort(here.ids), np.sort(there.ids)):
+    if here.ids is not there.ids and not np.array_equal(np.sort(here.ids), np.sort(there.ids)):
         return f"the test examples differ ({len(here.ids)} and {len(there.ids)}, by id)"
-    if not _equal(here.labels[np.argsort(here.ids, kind="stable")], there.labels[np.argsort(there.ids, kind="stable")]):
+    if here.labels is not there.labels and not _equal(here.labels, aligned(there.labels, there.ids, here.ids)):
         return "the labels of the test examples differ"
     return None
+
+
+def same_examples(pairs: list[tuple[Run, Run]], where: str) -> tuple[list[tuple[Run, Run]], list[str]]:
+    """The pairs whose predictions are of the same test examples, and a line for each other one."""
+    kept, refused = [], []
+    for first, second in pairs:
+        problem = _other_examples(first, second)
+        if problem is None:
+            kept.append((first, second))
+        else:
+            refused.append(f"{where}, {first.num_labels} labels, seed {first.seed}: {problem}.")
+    return kept, refused
 
 
 def _equal(first: Array, second: Array) -> bool:
@@ -102,7 +143,7 @@ def contrast(
     ``control`` None gives the level of one arm. The notes say why the test examples could not be accounted for.
     """
     everyone = [*treated, *(control or ())]
-    notes = list(dict.fromkeys(reason for side in everyone if (reason := _unusable(side, metric)) is not None))
+    notes = list(dict.fromkeys(reason for side in everyone if isinstance(reason := _read(side, metric), str)))
     if notes:
         return gain_of_values(
             _recorded(treated, metric),
@@ -110,8 +151,26 @@ def contrast(
             lower_is_better,
             int(treated[0].run.data.get("num_test") or 0),
         ), notes
-    pairs = [_pair(side, None if control is None else control[index]) for index, side in enumerate(treated)]
-    return gain(pairs, metric), notes
+    return gain_of(evidence_of(treated, control, metric)), notes
+
+
+def evidence_of(treated: Sequence[Side], control: Sequence[Side] | None, metric: str) -> Evidence:
+    """The gains and influences of sides whose predictions are usable."""
+    ours = [reading(side, metric) for side in treated]
+    theirs = None if control is None else [reading(side, metric) for side in control]
+    return evidence(ours, theirs, -1 if metric in LOWER_IS_BETTER else 1)
+
+
+def as_pair(treated: Side, control: Side) -> Pair:
+    """The predictions of two sides, in the order of the first."""
+    ours, theirs = treated.run.predictions, control.run.predictions
+    assert ours is not None and theirs is not None
+    return Pair(
+        ours.ids,
+        ours.labels,
+        ours.column(treated.column),
+        aligned(theirs.column(control.column), theirs.ids, ours.ids),
+    )
 
 
 def _recorded(sides: Sequence[Side], metric: str) -> list[float]:
@@ -120,36 +179,35 @@ def _recorded(sides: Sequence[Side], metric: str) -> list[float]:
     return [float(value) for value in values if value is not None]
 
 
-def _unusable(side: Side, metric: str) -> str | None:
-    """Why the predictions cannot stand for the recorded metric, or None."""
-    found = side.run.predictions
+def reading(side: Side, metric: str) -> Reading:
+    """What the predictions of a side say; they have to be usable."""
+    found = _read(side, metric)
+    assert isinstance(found, Reading), found
+    return found
+
+
+def _read(side: Side, metric: str) -> Reading | str:
+    """Computed once for each run, column and metric: a run is compared with several others."""
+    known: dict[tuple[str, str], Any] = side.run.readings
+    key = side.column, metric
+    if key not in known:
+        known[key] = _read_anew(side, metric)
+    found: Reading | str = known[key]
+    return found
+
+
+def _read_anew(side: Side, metric: str) -> Reading | str:
+    """The reading, or why the predictions cannot stand for the recorded metric."""
     if metric not in METRICS:
         return f"{metric} cannot be computed from single predictions"
-    if found is None or side.column not in found.columns:
+    found, answers = side.run.predictions, side.answers()
+    if found is None or answers is None:
         return f"a run kept no column {side.column} in its predictions"
     if metric in NUMERIC and not np.issubdtype(found.labels.dtype, np.floating):
         return f"{metric} needs numbers as labels"
+    again, influence = value_and_influence(*encoded([found.labels, answers], metric), metric)
     value = side.value(metric)
-    again = gain([_pair(side, None)], metric, draws=2).estimate
     # Another reduction order or half precision may move the last digits; another definition moves more.
     if value is None or not math.isclose(again, value, rel_tol=2e-3, abs_tol=1e-3):
         return f"the predictions give another {metric} than was recorded ({again:.4g} and {value:.4g})"
-    return None
-
-
-def _pair(treated: Side, control: Side | None) -> Pair:
-    ours = treated.run.predictions
-    assert ours is not None
-    theirs = None if control is None or control.run.predictions is None else _aligned(control, ours)
-    return Pair(ours.ids, ours.labels, ours.columns[treated.column], theirs)
-
-
-def _aligned(control: Side, ours: Predictions) -> Array:
-    """The control's predictions in the order of ``ours``."""
-    theirs = control.run.predictions
-    assert theirs is not None
-    if np.array_equal(ours.ids, theirs.ids):
-        return theirs.columns[control.column]
-    order = np.empty(len(ours.ids), dtype=int)
-    order[np.argsort(ours.ids, kind="stable")] = np.argsort(theirs.ids, kind="stable")
-    return theirs.columns[control.column][order]
+    return Reading(found.ids, again, influence)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transfer.study.cells import caption, floor_cell, floors_under, gain_cell, gain_header, labels_cell, spread_cell
-from transfer.study.compare import Comparison, Contrast
+from transfer.study.results import Comparison, Contrast
 from transfer.study.page import render
-from transfer.study.sentences import floor_words, metric_words
+from transfer.study.words import floor_words, metric_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,7 +87,7 @@ def _table(comparison: Comparison) -> Table:
 def _coloured(contrast: Contrast | None) -> str:
     if contrast is None:
         return ""
-    verdict = contrast.gain.verdict
+    verdict = contrast.verdict
     return f"[{VERDICT_STYLES[verdict]}]{verdict}[/]"
 
 

@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from transfer.study import predictions
@@ -75,11 +75,12 @@ class Budget:
         return self.target, self.model, float("inf") if self.train_size is None else self.train_size
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
-    """One record, with what pairs it with other runs."""
+    """One record, with what pairs it with other runs. ``readings`` keep what was computed from its predictions."""
 
     record: Record
+    readings: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
 
     @property
     def seed(self) -> int:
@@ -104,6 +105,17 @@ class Run:
         """Fingerprint, sizes and subset hash of the data of this run."""
         return self.record.get("data") or {}
 
+    @property
+    def num_labels(self) -> int:
+        """Labelled training examples."""
+        size = self.record.get("train_size")
+        return int(self.data.get("num_train") or 0) if size is None else int(size)
+
+    @property
+    def folder(self) -> str | None:
+        """Where the run's files are."""
+        return self.record.get("_folder")
+
     def metric(self, name: str) -> float | None:
         """A recorded metric by its full name, None where there is none."""
         value = (self.record.get("metrics") or {}).get(name)
@@ -112,14 +124,17 @@ class Run:
     @cached_property
     def predictions(self) -> Predictions | None:
         """Test predictions, read when first asked for."""
-        folder = self.record.get("_folder")
-        return predictions.load(folder) if folder else None
+        return predictions.load(self.folder) if self.folder else None
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Flat config without seeds, filing, logging and placement."""
         flat = flatten(self.record.get("config") or {})
-        return {key: value for key, value in flat.items() if not any(_within(key, part) for part in _NEVER)}
+        return {key: value for key, value in flat.items() if not _files(key)}
+
+    def part(self, prefixes: tuple[str, ...]) -> list[str]:
+        """The keys of `settings` at or below any of the prefixes."""
+        return [key for key in self.settings if _below(key, prefixes)]
 
     @cached_property
     def read_settings(self) -> dict[str, Any]:
@@ -155,6 +170,17 @@ def _within(key: str, part: str) -> bool:
     return key == part or key.startswith(part + ".")
 
 
+@lru_cache(maxsize=None)
+def _below(key: str, prefixes: tuple[str, ...]) -> bool:
+    return any(_within(key, part) for part in prefixes)
+
+
+@lru_cache(maxsize=None)
+def _files(key: str) -> bool:
+    return any(_within(key, part) for part in _NEVER)
+
+
+@lru_cache(maxsize=None)
 def unread(arm: str, key: str) -> bool:
     """Whether a run of this arm is known not to read the config key."""
     return any(_within(key, part) for part in _UNREAD[arm])
@@ -228,12 +254,17 @@ def _by_difference(
     if data_changed:
         settings = [s | {"data": str(run.data.get("fingerprint"))[:8]} for run, s in zip(runs, settings, strict=True)]
     keys = sorted({key for setting in settings for key in setting})
-    differing = [key for key in keys if len({_text(setting.get(key)) for setting in settings}) > 1]
+    differing = [key for key in keys if len({_mark(setting.get(key)) for setting in settings}) > 1]
     groups: dict[str, tuple[dict[str, Any], list[Run]]] = {}
     for run, setting in zip(runs, settings, strict=True):
         differences = {key: setting.get(key) for key in differing}
         groups.setdefault(_text(differences), (differences, []))[1].append(run)
     return list(groups.values())
+
+
+def _mark(value: Any) -> tuple[type, Any]:
+    """Equal for equal values, and can be put in a set."""
+    return type(value), _text(value) if isinstance(value, (list, tuple, dict)) else value
 
 
 def _text(value: Any) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 WeightedMetric = Callable[[Array, Array, Array], Array]
+Formula = Callable[[Array, Array, Array, Array], Array]
 
 
 def membership(columns: Sequence[Sequence[Sequence[str]]]) -> list[Array]:
@@ -36,12 +37,18 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
     return np.divide(numerator, denominator, out=np.zeros(np.shape(numerator)), where=denominator > 0)
 
 
+def one_hot(labels: Array, predictions: Array) -> tuple[Array, Array]:
+    """Both as boolean matrices [n, K] over the classes found in either."""
+    if labels.ndim == 2:
+        return labels, predictions
+    classes, codes = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
+    matrices = codes.reshape(2, -1)[:, :, None] == np.arange(len(classes))
+    return matrices[0], matrices[1]
+
+
 def _counts(labels: Array, predictions: Array, weights: Array) -> tuple[Array, Array, Array]:
     """Weights of the hits, of the labels and of the predictions of every class, each [B, K]."""
-    if labels.ndim == 1:
-        classes, codes = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
-        one_hot = codes.reshape(2, -1)[:, :, None] == np.arange(len(classes))
-        labels, predictions = one_hot[0], one_hot[1]
+    labels, predictions = one_hot(labels, predictions)
     return weights @ (labels & predictions), weights @ labels, weights @ predictions
 
 
@@ -56,37 +63,48 @@ def accuracy(labels: Array, predictions: Array, weights: Array) -> Array:
     return _ratio(weights @ right.astype(float), weights.sum(axis=1))
 
 
-def precision_macro(labels: Array, predictions: Array, weights: Array) -> Array:
-    """Precision, averaged over the classes."""
-    hits, support, predicted = _counts(labels, predictions, weights)
+def _precision_macro(hits: Array, support: Array, predicted: Array, total: Array) -> Array:
     return _macro(_ratio(hits, predicted), support, predicted)
 
 
-def recall_macro(labels: Array, predictions: Array, weights: Array) -> Array:
-    """Recall, averaged over the classes."""
-    hits, support, predicted = _counts(labels, predictions, weights)
+def _recall_macro(hits: Array, support: Array, predicted: Array, total: Array) -> Array:
     return _macro(_ratio(hits, support), support, predicted)
 
 
-def f1_macro(labels: Array, predictions: Array, weights: Array) -> Array:
-    """F1, averaged over the classes."""
-    hits, support, predicted = _counts(labels, predictions, weights)
+def _f1_macro(hits: Array, support: Array, predicted: Array, total: Array) -> Array:
     return _macro(_ratio(2 * hits, support + predicted), support, predicted)
 
 
-def f1_micro(labels: Array, predictions: Array, weights: Array) -> Array:
+def _f1_micro(hits: Array, support: Array, predicted: Array, total: Array) -> Array:
     """F1 of the pooled counts; for one label an example this is the accuracy."""
-    hits, support, predicted = (count.sum(axis=1) for count in _counts(labels, predictions, weights))
-    return _ratio(2 * hits, support + predicted)
+    return _ratio(2 * hits.sum(axis=1), support.sum(axis=1) + predicted.sum(axis=1))
 
 
-def mcc(labels: Array, predictions: Array, weights: Array) -> Array:
+def _mcc(hits: Array, support: Array, predicted: Array, total: Array) -> Array:
     """Matthews correlation for any number of classes: R_K of Gorodkin 2004, written with the class totals."""
-    hits, support, predicted = _counts(labels, predictions, weights)
-    total = weights.sum(axis=1)
     covariance = hits.sum(axis=1) * total - (support * predicted).sum(axis=1)
     variances = (total**2 - (support**2).sum(axis=1)) * (total**2 - (predicted**2).sum(axis=1))
     return _ratio(covariance, np.sqrt(np.maximum(variances, 0.0)))
+
+
+# Metrics that see the examples only through the counts [B, K] of `_counts` and the total [B].
+FORMULAS: dict[str, Formula] = {
+    "precision": _precision_macro,
+    "precision_macro": _precision_macro,
+    "recall": _recall_macro,
+    "recall_macro": _recall_macro,
+    "f1": _f1_macro,
+    "f1_macro": _f1_macro,
+    "f1_micro": _f1_micro,
+    "mcc": _mcc,
+}
+
+
+def _counted(formula: Formula) -> WeightedMetric:
+    def metric(labels: Array, predictions: Array, weights: Array) -> Array:
+        return formula(*_counts(labels, predictions, weights), weights.sum(axis=1))
+
+    return metric
 
 
 def mse(labels: Array, predictions: Array, weights: Array) -> Array:
@@ -130,14 +148,7 @@ def spearman(labels: Array, predictions: Array, weights: Array) -> Array:
 
 METRICS: dict[str, WeightedMetric] = {
     "accuracy": accuracy,
-    "precision": precision_macro,
-    "precision_macro": precision_macro,
-    "recall": recall_macro,
-    "recall_macro": recall_macro,
-    "f1": f1_macro,
-    "f1_macro": f1_macro,
-    "f1_micro": f1_micro,
-    "mcc": mcc,
+    **{name: _counted(formula) for name, formula in FORMULAS.items()},
     "mse": mse,
     "mae": mae,
     "pearson": pearson,

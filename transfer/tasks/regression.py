@@ -39,7 +39,7 @@ class Task:
             )
 
     def model_settings(self) -> dict[str, Any]:
-        return {"num_labels": 1, "problem_type": "regression"}
+        return {"num_labels": 1, "id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": "regression"}
 
     def encode_labels(self, labels: Sequence[Any]) -> list[float]:
         return [float(label) for label in labels]

@@ -1,0 +1,98 @@
+"""The command lines that repeat the runs of a study, or add the ones it lacks."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from transfer.study.strategies import Run, Strategy, unread
+
+if TYPE_CHECKING:
+    from transfer.study.results import Comparison
+
+
+class Commands:
+    """Writes the commands of a study; it names what tells a run from the others of its experiment."""
+
+    def __init__(self, strategies: Sequence[Strategy]) -> None:
+        self.freezings = {s.freezing for s in strategies if s.freezing is not None}
+        self.sizes = {s.budget.train_size for s in strategies}
+        self.sources: dict[Any, set[str]] = defaultdict(set)
+        self.targets: dict[Any, set[str]] = defaultdict(set)
+        self.models: dict[Any, set[str]] = defaultdict(set)
+        for strategy in strategies:
+            for experiment in {run.record.get("experiment") for run in strategy.runs}:
+                self.targets[experiment].add(strategy.budget.target)
+                self.models[experiment].add(strategy.budget.model)
+                if strategy.source is not None:
+                    self.sources[experiment].add(strategy.source)
+
+    def command(self, run: Run, strategy: Strategy, arm: str | None = None, seed: int | None = None) -> str:
+        """The command line that repeats ``run``, or its twin of another ``arm`` or ``seed``.
+
+        It is the one that was typed where the record kept it.
+        """
+        arm = arm or strategy.arm
+        typed = run.record.get("overrides")
+        words = self._typed(run, typed, arm, seed) if typed else self._rebuilt(run, strategy, arm, seed)
+        return " ".join(shlex.quote(word) for word in ["transfer", "run", *words])
+
+    def _typed(self, run: Run, typed: Sequence[str], arm: str, seed: int | None) -> list[str]:
+        """The overrides of the run itself, with another arm and seed where they are asked for."""
+        words, found = [], set()
+        for word in typed:
+            key = word.partition("=")[0].lstrip("+~")
+            found.add(key)
+            if key == "arm":
+                words.append(f"arm={arm}")
+            elif key == "seed" and seed is not None:
+                words.append(f"seed={seed}")
+            elif arm == run.record["arm"] or not unread(arm, key):
+                words.append(word)
+        words += [f"arm={arm}"] if "arm" not in found else []
+        return words + ([f"seed={run.seed if seed is None else seed}"] if "seed" not in found else [])
+
+    def _rebuilt(self, run: Run, strategy: Strategy, arm: str, seed: int | None) -> list[str]:
+        experiment = run.record.get("experiment")
+        words = [f"experiment={experiment}"] if experiment and experiment != "default" else []
+        words.append(f"arm={arm}")
+        if arm != "scratch" and strategy.freezing is not None and len(self.freezings) > 1:
+            words.append(f"freezing={strategy.freezing}")
+        if arm == "transfer" and len(self.sources[experiment]) > 1:
+            words.append(f"data@source.data={strategy.source}")
+        if len(self.targets[experiment]) > 1:
+            words.append(f"data@target.data={strategy.budget.target}")
+        name = run.settings.get("model.name")
+        if name is not None and len(self.models[experiment]) > 1:
+            words.append(f"model.name={name}")
+        if strategy.budget.train_size is not None or len(self.sizes) > 1:
+            words.append(f"target.data.train_size={_value(strategy.budget.train_size)}")
+        words += [
+            f"{key}={_value(value)}"
+            for key, value in strategy.differences.items()
+            if key != "data" and not (arm != strategy.arm and unread(arm, key))
+        ]
+        return words + run.seed_words(seed)
+
+
+def _value(value: Any) -> str:
+    """As Hydra's override grammar writes it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def next_commands(comparison: Comparison, commands: Commands) -> list[str]:
+    """Missing twins first, then one more seed for each pair of arms that one seed or the interval leaves open."""
+    lines = [line for row in comparison.rows for line in (*row.missing, *row.outdated)]
+    by_row = {(s.budget, s.label): s for s in comparison.strategies}
+    for row in comparison.rows:
+        if row.secondary or not row.over_scratch:
+            continue
+        if all(c.verdict != "undecided" and c.gain.covers_seeds for c in row.over_scratch):
+            continue
+        strategy = by_row[row.budget, row.label]
+        for arm in (strategy.arm, "scratch"):
+            lines.append(commands.command(strategy.runs[-1], strategy, arm=arm, seed=max(row.seeds) + 1))
+    return list(dict.fromkeys(lines))

@@ -1,0 +1,141 @@
+"""What the records show that may explain a bad result: collapsed seeds, and likely reasons of negative transfer."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from transfer.study.floor_rows import floors
+from transfer.study.learning import curve
+from transfer.study.pairing import Side
+from transfer.study.parents import Parents
+from transfer.study.results import Contrast
+from transfer.study.words import is_percent, metric_words, score_words
+from transfer.study.strategies import Record, Run
+from transfer.study.weighted_metrics import NUMERIC
+
+LOW_OVERLAP = 0.7  # of the words of the test data; between two kinds of English text it is 0.8 to 0.95
+FEW_LOADED = 0.9
+HIGH_LR = 1e-3  # published transformers are fine-tuned with 1e-5 to 1e-4
+CHANCE = 0.1  # correlation, or F1 above that of guessing, below which a source counts as not learned
+_CONSTANT = ("majority", "mean")
+
+
+def collapsed(sides: Sequence[Side], metric: str, higher_is_better: bool) -> list[str]:
+    """A line for each seed that gives one answer to everything, or no more than a constant where others do well."""
+    lines = []
+    for side in sides:
+        answer = _only_answer(side)
+        if answer is not None:
+            lines.append(f"seed {side.run.seed} collapsed: it answers {answer} to every test example")
+        elif _lost(side, sides, metric, higher_is_better):
+            value = score_words(side.value(metric) or 0.0, metric)
+            lines.append(
+                f"seed {side.run.seed} collapsed: its {metric_words(metric)} ({value}) is no better than a constant "
+                "answer, that of the other seeds is"
+            )
+    return lines
+
+
+def _only_answer(side: Side) -> str | None:
+    """The one class that a classifier answers, None for any other run."""
+    if side.run.record.get("task") == "regression" or side.run.predictions is None:
+        return None
+    answers, labels = side.answers(), side.run.predictions.labels
+    if answers is None or not len(answers) or answers.dtype.kind != "U" or not (labels != labels[0]).any():
+        return None
+    return str(answers[0]) if (answers == answers[0]).all() else None
+
+
+def _lost(side: Side, sides: Sequence[Side], metric: str, higher_is_better: bool) -> bool:
+    """Whether the side is at or below its constant floor and the median of the others well above theirs."""
+    sign = 1 if higher_is_better else -1
+    above = {}
+    for other in sides:
+        found, value = floors(other.run, metric), other.value(metric)
+        floor = next((found[name] for name in _CONSTANT if name in found), None)
+        if floor is not None and value is not None:
+            above[id(other)] = (sign * (value - floor), floor)
+    if id(side) not in above or len(above) < 2:
+        return False
+    own, floor = above.pop(id(side))
+    # 5 points of a share or a correlation, 5 % of an error.
+    well = 0.05 if is_percent(metric) or metric in ("mcc", "pearson", "spearman") else 0.05 * abs(floor)
+    return own <= 0 and statistics.median(gap for gap, _ in above.values()) > well
+
+
+def reasons(contrast: Contrast, metric: str, higher_is_better: bool, parents: Parents) -> list[str]:
+    """Likely reasons of a gain below 0 that can be seen in the records, the plainest first."""
+    runs = [side.run for side in contrast.treated]
+    found = [
+        _overlap(runs),
+        _loaded(runs),
+        _source(runs, parents),
+        _rate(runs),
+        _dropped(runs, metric, higher_is_better),
+    ]
+    return [reason for reason in found if reason is not None]
+
+
+def _overlap(runs: Sequence[Run]) -> str | None:
+    values = [float(v) for run in runs if (v := run.data.get("vocabulary_overlap")) is not None]
+    if not values or statistics.mean(values) >= LOW_OVERLAP:
+        return None
+    return f"only {100 * statistics.mean(values):.0f} % of the words of the test data occur in the source's texts"
+
+
+def _loaded(runs: Sequence[Run]) -> str | None:
+    values = [float(v) for run in runs if (v := (run.record.get("weights") or {}).get("fraction_loaded")) is not None]
+    if not values or min(values) >= FEW_LOADED:
+        return None
+    return f"only {100 * min(values):.0f} % of the backbone was loaded from the source"
+
+
+def _source(runs: Sequence[Run], parents: Parents) -> str | None:
+    for record in {r["fingerprint"]: r for run in runs for r in parents.find(run)}.values():
+        words = not_learned(record)
+        if words is not None:
+            return f"the source was hardly learned ({record.get('run_id')}: {words})"
+    return None
+
+
+def not_learned(record: Record) -> str | None:
+    """The test metric by which a source run is near chance, or None."""
+    metrics = record.get("metrics") or {}
+    classes = sum(name.startswith("test/f1/") for name in metrics)
+    limits = [("mcc", CHANCE), ("pearson", CHANCE), ("f1", (1 / classes if classes else 0.0) + CHANCE / 2)]
+    for name, limit in limits:
+        value = metrics.get(f"test/{name}")
+        if value is not None:
+            return f"test {metric_words(name)} {score_words(float(value), name)}" if value < limit else None
+    return None
+
+
+def _rate(runs: Sequence[Run]) -> str | None:
+    for run in runs:
+        names = (run.record.get("weights") or {}).get("loaded") or []
+        if not any("attention" in name.lower() or ".attn." in name for name in names):
+            continue  # only of transformers is it known what is high
+        config = run.record.get("config") or {}
+        rate = (config.get("optimizer") or {}).get("lr") or (config.get("model") or {}).get("lr")
+        if rate is not None and float(rate) >= HIGH_LR:
+            return f"the learning rate {float(rate):g} is high for the weights of a trained transformer"
+    return None
+
+
+def _dropped(runs: Sequence[Run], metric: str, higher_is_better: bool) -> str | None:
+    """The metric is best at the first validation and ends well below it, over the mean of the seeds."""
+    sign = 1 if higher_is_better else -1
+    curves = [found for run in runs if (found := curve(run, metric)) is not None and len(found.values) > 1]
+    if not curves or metric in NUMERIC:
+        return None
+    first = statistics.mean(float(c.values[0]) for c in curves)
+    last = statistics.mean(float(c.values[-1]) for c in curves)
+    num_val = min(int(run.data.get("num_val") or 1) for run in runs)
+    noise = (1 / num_val) ** 0.5  # two standard deviations of a share, at most
+    if sign * (first - last) <= noise or any((sign * c.values).argmax() > 0 for c in curves):
+        return None
+    return (
+        f"its validation {metric_words(metric)} falls from the first validation on ({score_words(first, metric)} to "
+        f"{score_words(last, metric)}), as it does where the learning rate is too high for the pretrained weights"
+    )
