@@ -13,7 +13,7 @@ from tests.running import QUICK, TINY_BERT, cli, files_below, record_of, reviews
 from transfer import records
 from transfer.checkpoints import LAST
 
-STEPS_PER_EPOCH = 35
+STEPS_PER_EPOCH, EPOCHS = 35, 3
 # Many short steps, each followed by a checkpoint.
 STEADY = [
     "trainer.checkpoint_every_s=0",
@@ -21,7 +21,7 @@ STEADY = [
     "scheduler=cosine",
     "target.budget.batch_size=4",
 ]
-SCRATCH = ["stage=scratch", "scratch.max_epochs=5", "scratch.min_steps=0", "scratch.scheduler=cosine"]
+SCRATCH = ["stage=scratch", f"scratch.max_epochs={EPOCHS}", "scratch.min_steps=0", "scratch.scheduler=cosine"]
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,23 @@ def csv(folder, name):
     return pd.read_csv(folder / "metrics.csv")[["step", name]].dropna()
 
 
-def resumes_exactly(arguments, outputs, folder, tmp_path):
-    """Start the same command again, and an undisturbed twin; compare all that they leave."""
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """(arguments) -> the record of the run that nothing stopped."""
+    outputs = tmp_path_factory.mktemp("undisturbed")
+    kept = {}
+
+    def train(arguments):
+        key = tuple(arguments)
+        if key not in kept:
+            kept[key] = record_of(cli("run", *arguments, f"output_dir={outputs}").out)
+        return kept[key]
+
+    return train
+
+
+def resumes_exactly(arguments, outputs, folder, undisturbed):
+    """Start the same command again; compare all that it leaves with its undisturbed twin."""
     last = folder / LAST
     step = torch.load(last, weights_only=False)["global_step"]
     assert STEPS_PER_EPOCH < step < 2 * STEPS_PER_EPOCH, "stopped in the middle of an epoch"
@@ -75,8 +90,7 @@ def resumes_exactly(arguments, outputs, folder, tmp_path):
     resumed = record_of(again.out)
     assert not last.exists()
 
-    twin = cli("run", *arguments, f"output_dir={tmp_path / 'undisturbed'}")
-    expected = record_of(twin.out)
+    expected = undisturbed(arguments)
     assert resumed["fingerprint"] == expected["fingerprint"]
     assert resumed["metrics"] == expected["metrics"]
     assert resumed["monitor"] == expected["monitor"]
@@ -84,7 +98,7 @@ def resumes_exactly(arguments, outputs, folder, tmp_path):
     tables = [pd.read_parquet(place / "predictions.parquet") for place in (folder, twin_folder)]
     pd.testing.assert_frame_equal(*tables)
     ours, theirs = csv(folder, "train/loss"), csv(twin_folder, "train/loss")
-    assert sorted({*ours["step"]}) == list(range(5 * STEPS_PER_EPOCH))
+    assert sorted({*ours["step"]}) == list(range(EPOCHS * STEPS_PER_EPOCH))
     assert ours["step"].tolist() == theirs["step"].tolist(), "no step is there twice"
     assert ours["train/loss"].iloc[0] == 123.0, "the first step was not done again"
     assert ours["train/loss"].tolist()[1:] == theirs["train/loss"].tolist()[1:]
@@ -92,30 +106,35 @@ def resumes_exactly(arguments, outputs, folder, tmp_path):
     return again
 
 
-def test_killed_from_scratch(data, tmp_path):
+def test_killed_from_scratch(data, undisturbed, tmp_path):
     arguments, outputs = [*QUICK, *TINY_BERT, *data, *STEADY, *SCRATCH], tmp_path / "killed"
     folder, code, _ = stop_in_the_second_epoch(arguments, outputs, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    resumes_exactly(arguments, outputs, folder, tmp_path)
+    resumes_exactly(arguments, outputs, folder, undisturbed)
 
 
-def test_killed_in_the_target_leg_the_source_is_not_trained_again(data, tmp_path):
+def test_killed_in_the_target_leg_the_source_is_not_trained_again(data, undisturbed, tmp_path):
     """With gradual unfreezing and accumulated gradients, which have a state of their own."""
-    settings = ["arm=transfer", "freezing=gradual", "target.budget.max_epochs=5", "trainer.accumulate_grad_batches=2"]
+    settings = [
+        "arm=transfer",
+        "freezing=gradual",
+        f"target.budget.max_epochs={EPOCHS}",
+        "trainer.accumulate_grad_batches=2",
+    ]
     settings += ["optimizer=momentum", "scheduler=cosine", "target.budget.patience=null"]
     arguments, outputs = [*QUICK, *TINY_BERT, *data, *STEADY, *settings], tmp_path / "killed"
     folder, _, _ = stop_in_the_second_epoch(arguments, outputs, signal.SIGKILL)
     (source,) = outputs.glob("*/pretrain-*")
     before = files_below(source)
-    again = resumes_exactly(arguments, outputs, folder, tmp_path)
+    again = resumes_exactly(arguments, outputs, folder, undisturbed)
     assert files_below(source) == before
     assert f"{source} is complete: nothing to train" in again.err
 
 
-def test_interrupted_by_the_user(data, tmp_path):
+def test_interrupted_by_the_user(data, undisturbed, tmp_path):
     arguments, outputs = [*QUICK, *TINY_BERT, *data, *STEADY, *SCRATCH], tmp_path / "interrupted"
     folder, code, output = stop_in_the_second_epoch(arguments, outputs, signal.SIGINT)
     assert code == 130
     assert output.splitlines()[-1] == "interrupted; the same command goes on from here"
     assert "Traceback" not in output
-    resumes_exactly(arguments, outputs, folder, tmp_path)
+    resumes_exactly(arguments, outputs, folder, undisturbed)

@@ -23,7 +23,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from transfer.config import Config, load
 from transfer.errors import Problem, UserError
-from transfer.explain import EXPERIMENT_GROUP, explain, free_mappings, is_composition_error, unknown_key, valid_keys
+from transfer.explain import (
+    EXPERIMENT_GROUP,
+    explain,
+    free_mappings,
+    is_composition_error,
+    schema_keys,
+    unknown_key,
+    valid_keys,
+)
 from transfer.paths import search_folders, shipped
 
 
@@ -116,12 +124,17 @@ def to_config(composed: DictConfig) -> Config:
     """The composed DictConfig as plain dataclasses: below this nobody knows Hydra.
 
     Raises:
-        UserError: a key that is not in the schema, which `+KEY=VALUE` would bring in.
+        UserError: a key that is not in the schema, which `+KEY=VALUE` would bring in; a value that does not fit.
     """
-    known, free = {*valid_keys()}, tuple(f"{key}." for key in free_mappings())
-    unknown = [key for key in valid_keys(composed) if key not in known and not key.startswith(free)]
+    free = tuple(f"{key}." for key in free_mappings())
+    unknown = [key for key in valid_keys(composed) if key not in schema_keys() and not key.startswith(free)]
     if unknown:
         raise UserError([unknown_key(key) for key in unknown if key.rpartition(".")[0] not in unknown])
+    return to_object(composed)
+
+
+def to_object(composed: DictConfig) -> Config:
+    """As `to_config`, for a config whose keys are known to be those of the schema."""
     try:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:

@@ -45,6 +45,12 @@ def valid_keys(node: Any = None, prefix: str = "") -> list[str]:
 
 
 @lru_cache
+def schema_keys() -> frozenset[str]:
+    """Every key of the schema, dotted."""
+    return frozenset(valid_keys())
+
+
+@lru_cache
 def free_mappings() -> tuple[str, ...]:
     """`model.config` and the other mappings whose keys are not ours to name."""
     schema = OmegaConf.structured(Config)

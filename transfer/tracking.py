@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from transfer.config import to_plain
 from transfer.plan import Plan, data_name, has_data
@@ -38,7 +39,7 @@ def offline(requested: bool | None) -> bool:
 
 
 class Tracking:
-    """The loggers of one run; `finish` must be called in every case."""
+    """The loggers of one run; `finish` must be called in every case. Of several ranks only the first one writes."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
@@ -46,14 +47,15 @@ class Tracking:
         self.run: Any = None
         self.csv = folder / "metrics.csv"
         self.before = folder / "metrics.before.csv"
-        if self.csv.is_file():
+        self.writes = rank_zero_only.rank in (None, 0)
+        if self.writes and self.csv.is_file():
             # An interrupted run: the CSV logger begins a new file, so what was there waits beside it.
             self._append(self.csv, self.before)
         self.loggers: list[Logger] = [CSVLogger(folder, name="", version="", flush_logs_every_n_steps=100)]
         name = plan.config.logger.name
         if name == "tensorboard":
             self.loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
-        elif name == "wandb":
+        elif name == "wandb" and self.writes:
             self._start_wandb()
 
     def _start_wandb(self) -> None:
@@ -122,6 +124,8 @@ class Tracking:
             logger.finalize("success" if exit_code == 0 else "failed")
         if self.run is not None:
             self.run.finish(exit_code=exit_code)
+        if not self.writes:
+            return
         (self.folder / "hparams.yaml").unlink(missing_ok=True)
         if self.before.is_file():
             self._append(self.csv, self.before)

@@ -8,7 +8,7 @@ from transfer.errors import Problem, UserError
 from transfer.study import sentences
 from transfer.study.commands import Commands, next_commands
 from transfer.study.diagnosis import collapsed, reasons
-from transfer.study.floor_rows import floor_rows, over_floor
+from transfer.study.floor_rows import Known, floor_rows, over_floor
 from transfer.study.labels_saved import efficiency
 from transfer.study.pairing import Side, contrast, pair_runs, same_examples, twins
 from transfer.study.parents import Parents
@@ -94,6 +94,7 @@ class _Study:
         self.strategies, self.metric, self.higher, self.baseline = strategies, metric, higher, baseline
         self.refused = refused
         self.commands = Commands(strategies)
+        self.floors: Known = {}
 
     def row(self, strategy: Strategy) -> Row:
         """A strategy on its budget, against every twin that it has."""
@@ -101,7 +102,7 @@ class _Study:
         row = self._bare(strategy, sides, strategy.label)
         row.commands = [self.commands.command(run, strategy) for run in strategy.runs]
         row.collapsed = collapsed(sides, self.metric, self.higher)
-        row.over_floor = over_floor(sides, self.metric, self.higher)
+        row.over_floor = over_floor(sides, self.metric, self.higher, self.floors)
         if strategy.arm == "scratch":
             return row
         against = twins(strategy, self.strategies, "scratch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -23,12 +24,13 @@ _CONSTANT = ("majority", "mean")
 
 def collapsed(sides: Sequence[Side], metric: str, higher_is_better: bool) -> list[str]:
     """A line for each seed that gives one answer to everything, or no more than a constant where others do well."""
+    above = _above_constant(sides, metric, higher_is_better)
     lines = []
-    for side in sides:
+    for side, gap in zip(sides, above, strict=True):
         answer = _only_answer(side)
         if answer is not None:
             lines.append(f"seed {side.run.seed} collapsed: it answers {answer} to every test example")
-        elif _lost(side, sides, metric, higher_is_better):
+        elif gap <= 0 and _well_above(above, gap):
             value = score_words(side.value(metric) or 0.0, metric)
             lines.append(
                 f"seed {side.run.seed} collapsed: its {metric_words(metric)} ({value}) is no better than a constant "
@@ -47,21 +49,26 @@ def _only_answer(side: Side) -> str | None:
     return str(answers[0]) if (answers == answers[0]).all() else None
 
 
-def _lost(side: Side, sides: Sequence[Side], metric: str, higher_is_better: bool) -> bool:
-    """Whether the side is at or below its constant floor and the median of the others well above theirs."""
-    sign = 1 if higher_is_better else -1
-    above = {}
-    for other in sides:
-        found, value = floors(other.run, metric), other.value(metric)
+def _above_constant(sides: Sequence[Side], metric: str, higher_is_better: bool) -> list[float]:
+    """How much better each side is than its constant floor, relative to the floor for errors; nan where unknown."""
+    bounded = is_percent(metric) or metric in ("mcc", "pearson", "spearman")
+    gaps = []
+    for side in sides:
+        found, value = floors(side.run, metric), side.value(metric)
         floor = next((found[name] for name in _CONSTANT if name in found), None)
-        if floor is not None and value is not None:
-            above[id(other)] = (sign * (value - floor), floor)
-    if id(side) not in above or len(above) < 2:
-        return False
-    own, floor = above.pop(id(side))
-    # 5 points of a share or a correlation, 5 % of an error.
-    well = 0.05 if is_percent(metric) or metric in ("mcc", "pearson", "spearman") else 0.05 * abs(floor)
-    return own <= 0 and statistics.median(gap for gap, _ in above.values()) > well
+        if floor is None or value is None:
+            gaps.append(math.nan)
+        else:
+            scale = 1.0 if bounded else abs(floor) or 1.0
+            gaps.append((value - floor if higher_is_better else floor - value) / scale)
+    return gaps
+
+
+def _well_above(gaps: Sequence[float], own: float) -> bool:
+    """Whether the others are better than a constant by 5 points (of an error: by 5 %) or more, at the median."""
+    others = [gap for gap in gaps if not math.isnan(gap)]
+    others.remove(own)
+    return bool(others) and statistics.median(others) > 0.05
 
 
 def reasons(contrast: Contrast, metric: str, higher_is_better: bool, parents: Parents) -> list[str]:

@@ -99,8 +99,8 @@ def standard_error(found: Variances) -> Array:
     return np.sqrt(np.maximum(total, found.shared + found.least_seed) if found.num_seeds == 2 else total)
 
 
-def half_width(found: Variances, confidence: float = 1 - LEVEL) -> Array:
-    """Half the length of the interval (see the module's text)."""
+def half_width(found: Variances, confidence: float | Array = 1 - LEVEL) -> Array:
+    """Half the length of the interval (see the module's text), of one study or at several confidences."""
     from scipy.special import stdtrit
 
     t_example = stdtrit(max(found.num_test - 1, 1), (1 + confidence) / 2)
@@ -120,7 +120,8 @@ def p_value(estimate: float, found: Variances) -> float:
     if estimate == 0 or not float(half_width(found)) > 0:
         return 1.0 if estimate == 0 else 1e-12
     low, high = -12.0, 0.0  # of log10 p
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (low, middle) if abs(estimate) > half_width(found, 1 - 10**middle) else (middle, high)
+    for _ in range(4):  # to a hundred thousandth of p
+        logs = np.linspace(low, high, 41)
+        place = int((half_width(found, 1 - 10**logs) >= abs(estimate)).sum())  # the smaller p, the wider
+        low, high = float(logs[max(place - 1, 0)]), float(logs[min(place, 40)])
     return float(10**high)

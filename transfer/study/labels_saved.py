@@ -55,7 +55,7 @@ def crossing(sizes: Array, gains: Array) -> Array:
     place = change.shape[1] - 1 - change[:, ::-1].argmax(axis=1)
     rows = np.arange(len(gains))
     first, second = before[rows, place], after[rows, place]
-    share = np.divide(first, first - second, out=np.full(len(gains), 0.5), where=first != second)
+    share = np.divide(first, first - second, out=np.zeros(len(gains)), where=change.any(axis=1))
     logs = np.log(sizes)
     labels = np.exp(logs[place] + share * (logs[place + 1] - logs[place]))
     return np.where(change.any(axis=1), labels, np.nan)

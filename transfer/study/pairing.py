@@ -23,9 +23,7 @@ from transfer.study.statistics import (
 from transfer.study.strategies import Run, Strategy
 from transfer.study.weighted_metrics import LOWER_IS_BETTER, METRICS, NUMERIC, Array
 
-# What a twin has to have had as well. The scratch arm's own budget, to convergence, is in `scratch` and may differ.
-_BUDGET = ("target.budget", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
-_TASK = ("target.task", "trainer.limit_eval_batches")
+_CONDITIONS = ("the budgets differ", "the tasks differ")
 
 
 @dataclass(frozen=True)
@@ -97,11 +95,10 @@ def _difference(first: Run, second: Run) -> str | None:
         here, there = first.data.get(f"num_{split}"), second.data.get(f"num_{split}")
         if here != there:
             return f"the numbers of {split} examples differ ({here} and {there})"
-    for parts, words in ((_BUDGET, "the budgets differ"), (_TASK, "the tasks differ")):
-        for key in sorted({*first.part(parts), *second.part(parts)}):
-            here, there = first.settings.get(key), second.settings.get(key)
-            if here != there:
-                return f"{words} ({key} {here} and {there})"
+    for words, here, there in zip(_CONDITIONS, first.conditions, second.conditions, strict=True):
+        if here != there:
+            key = min(key for key in {*here, *there} if here.get(key) != there.get(key))
+            return f"{words} ({key} {here.get(key)} and {there.get(key)})"
     return None
 
 
@@ -151,7 +148,7 @@ def contrast(
             lower_is_better,
             int(treated[0].run.data.get("num_test") or 0),
         ), notes
-    return gain_of(evidence_of(treated, control, metric)), notes
+    return gain_of(evidence_of(treated, control, metric), with_p=control is not None), notes
 
 
 def evidence_of(treated: Sequence[Side], control: Sequence[Side] | None, metric: str) -> Evidence:

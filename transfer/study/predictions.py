@@ -16,43 +16,43 @@ FILE = "predictions.parquet"
 class Predictions:
     """Columns of one run, row by row: text, numbers, or (several labels an example) tuples of text.
 
-    A column is read when it is first asked for. ``names``: all columns that the file has.
+    A column becomes an array when it is first asked for. ``names``: all columns that can be.
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
+        self.names: frozenset[str] = frozenset()
+        self._columns: dict[str, Array] = {}
+        self._read(["id", "label", "prediction"])
+
+    def _read(self, wanted: list[str]) -> None:
         from pyarrow import parquet
 
-        self.path = path
-        self._columns: dict[str, Array] = {}
-        with parquet.ParquetFile(path) as file:
-            self.names = frozenset(file.schema_arrow.names)
-            self._read(file, ["id", "label"] + ["prediction"] * ("prediction" in self.names))
-
-    def _read(self, file: Any, names: list[str]) -> None:
-        # Of a file this small, threads would cost more than they save.
-        table = file.read(columns=names, use_threads=False)
+        with parquet.ParquetFile(self.path) as file:
+            self.names = self.names or frozenset(file.schema_arrow.names)
+            names = [name for name in wanted if name in self.names]
+            # Of a file this small, threads would cost more than they save.
+            table = file.read(columns=names, use_threads=False)
         for name in names:
             column = table[name].combine_chunks()
-            self._columns[name] = _as_text(column) if name == "id" else _as_values(column, shared=name == "label")
+            # Runs share their test data, and with them the arrays that hold it.
+            self._columns[name] = _shared(column) if name in ("id", "label") else _as_values(column)
 
     def column(self, name: str) -> Array:
         """The column ``name``, which has to be one of `names`."""
         if name not in self._columns:
-            from pyarrow import parquet
-
-            with parquet.ParquetFile(self.path) as file:
-                self._read(file, [name])
+            self._read([name])
         return self._columns[name]
 
     @property
     def ids(self) -> Array:
         """Which example each row is."""
-        return self._columns["id"]
+        return self.column("id")
 
     @property
     def labels(self) -> Array:
         """The right answers."""
-        return self._columns["label"]
+        return self.column("label")
 
 
 def load(folder: str | Path) -> Predictions | None:
@@ -61,7 +61,7 @@ def load(folder: str | Path) -> Predictions | None:
     return Predictions(path) if path.is_file() else None
 
 
-def _as_values(column: Any, *, shared: bool) -> Array:
+def _as_values(column: Any) -> Array:
     import pyarrow as pa
 
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
@@ -71,19 +71,21 @@ def _as_values(column: Any, *, shared: bool) -> Array:
         return sets
     if pa.types.is_floating(column.type):
         return np.asarray(column.to_numpy(zero_copy_only=False), dtype=float)
-    if shared:
-        return _as_text(column)
     coded = column.dictionary_encode()
     classes = np.asarray([*("" if v is None else str(v) for v in coded.dictionary.to_pylist()), ""], dtype=str)
-    return classes[coded.indices.fill_null(len(classes) - 1).to_numpy()]
+    codes = coded.indices
+    if codes.null_count:
+        codes = codes.fill_null(len(classes) - 1)
+    values = classes[codes.to_numpy()]
+    return np.asarray(values)
 
 
-def _as_text(column: Any) -> Array:
-    """Runs on the same test data get the very same array, which makes 5,000 of them small and quick to compare."""
+def _shared(column: Any) -> Array:
+    """The very same array for the same text, which makes 5,000 runs small and quick to compare."""
     import pyarrow as pa
 
     if not pa.types.is_string(column.type):
-        column = pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
+        return _as_values(column)
     return _text(len(column), *(None if part is None else part.to_pybytes() for part in column.buffers()))
 
 

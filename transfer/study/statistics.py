@@ -136,8 +136,8 @@ def aligned(values: Array, ids: Array, wanted: Array) -> Array:
     return values[order]
 
 
-def gain_of(found: Evidence) -> Gain:
-    """Mean gain of the seeds with its interval."""
+def gain_of(found: Evidence, with_p: bool = True) -> Gain:
+    """Mean gain of the seeds with its interval; a level needs no p value."""
     parts = found.variances
     estimate = float(found.per_seed.mean())
     seed = float(parts.seed) * parts.num_seeds if parts.num_seeds > 1 else math.nan
@@ -147,7 +147,7 @@ def gain_of(found: Evidence) -> Gain:
         float(half_width(parts)),
         parts.num_test,
         covers_examples=True,
-        p_value=p_value(estimate, parts),
+        p_value=p_value(estimate, parts) if with_p else math.nan,
         seed_variance=seed,
         example_variance=float(parts.shared),
     )

@@ -44,6 +44,9 @@ _NEVER = (
     "source.data.local",
     "freezing.policy",
 )
+# What a twin has to have had as well. The scratch arm's own budget, to convergence, is in `scratch` and may differ.
+_BUDGET = ("target.budget", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
+_TASK = ("target.task", "trainer.limit_eval_batches")
 # Parts of the config that a run of this arm does not read.
 _UNREAD = {
     "transfer": ("scratch",),
@@ -87,7 +90,7 @@ class Run:
         """The seed the user set."""
         return int(self.record["seed"])
 
-    @property
+    @cached_property
     def repetition(self) -> tuple[Any, ...]:
         """All seeds of the run. A twin has the same ones."""
         config = self.record.get("config") or {}
@@ -132,9 +135,12 @@ class Run:
         flat = flatten(self.record.get("config") or {})
         return {key: value for key, value in flat.items() if not _files(key)}
 
-    def part(self, prefixes: tuple[str, ...]) -> list[str]:
-        """The keys of `settings` at or below any of the prefixes."""
-        return [key for key in self.settings if _below(key, prefixes)]
+    @cached_property
+    def conditions(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The settings of budget and task, which a twin has to share."""
+        settings = self.settings.items()
+        budget, task = ({k: v for k, v in settings if _below(k, parts)} for parts in (_BUDGET, _TASK))
+        return budget, task
 
     @cached_property
     def read_settings(self) -> dict[str, Any]:
@@ -155,15 +161,19 @@ class Strategy:
     label: str = field(default="")
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     """Nested config -> dotted keys, the way a user types them. Lists stay values."""
     flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+    _flatten(config, "", flat)
     return flat
+
+
+def _flatten(config: Mapping[str, Any], prefix: str, flat: dict[str, Any]) -> None:
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            _flatten(value, f"{prefix}{key}.", flat)
+        else:
+            flat[prefix + key] = value
 
 
 def _within(key: str, part: str) -> bool:
@@ -253,18 +263,15 @@ def _by_difference(
 ) -> list[tuple[dict[str, Any], list[Run]]]:
     if data_changed:
         settings = [s | {"data": str(run.data.get("fingerprint"))[:8]} for run, s in zip(runs, settings, strict=True)]
+    if all(setting == settings[0] for setting in settings):
+        return [({}, runs)]
     keys = sorted({key for setting in settings for key in setting})
-    differing = [key for key in keys if len({_mark(setting.get(key)) for setting in settings}) > 1]
+    differing = [key for key in keys if any(setting.get(key) != settings[0].get(key) for setting in settings)]
     groups: dict[str, tuple[dict[str, Any], list[Run]]] = {}
     for run, setting in zip(runs, settings, strict=True):
         differences = {key: setting.get(key) for key in differing}
         groups.setdefault(_text(differences), (differences, []))[1].append(run)
     return list(groups.values())
-
-
-def _mark(value: Any) -> tuple[type, Any]:
-    """Equal for equal values, and can be put in a set."""
-    return type(value), _text(value) if isinstance(value, (list, tuple, dict)) else value
 
 
 def _text(value: Any) -> str:

@@ -83,20 +83,17 @@ def _combinations(overrides: Sequence[Override]) -> Iterator[list[str]]:
 def freeze(
     hydra_context: HydraContext, master: DictConfig, parser: OverridesParser, combinations: Sequence[list[str]]
 ) -> tuple[list[Job], dict[int, Config], dict[int, UserError]]:
-    """Jobs with their fingerprints, the resolved config of each, and the mistakes in those that have a wrong one.
-
-    Hydra composes once for each combination of groups; plain values are set on that, which is many times faster.
-    """
+    """Jobs with their fingerprints, the resolved config of each, and the mistakes in those that have a wrong one."""
     from transfer.explain import explain
 
-    composed: dict[tuple[str, ...], DictConfig] = {}
+    composer = _Composer(hydra_context, master, parser)
     jobs: list[Job] = []
     configs: dict[int, Config] = {}
     mistakes: dict[int, UserError] = {}
     for number, overrides in enumerate(combinations):
         job = Job(number, list(overrides))
         try:
-            config = _one(hydra_context, master, parser, overrides, composed)
+            config = composer.config(overrides)
             validate(config)
             planned = planning.make(config)
             job.experiment, job.stage, job.fingerprint = planned.experiment, planned.stage, planned.fingerprint
@@ -108,35 +105,42 @@ def freeze(
     return jobs, configs, mistakes
 
 
-def _one(
-    hydra_context: HydraContext,
-    master: DictConfig,
-    parser: OverridesParser,
-    overrides: Sequence[str],
-    composed: dict[tuple[str, ...], DictConfig],
-) -> Config:
-    from transfer.compose import to_config
+class _Composer:
+    """Hydra composes once for each combination of groups; plain values are set on that, many times faster."""
 
-    loader = hydra_context.config_loader
-    parsed = parser.parse_overrides(list(overrides))
-    plain = [o for o in parsed if _is_value(loader, o)]
-    groups = tuple(o.input_line for o in parsed if o not in plain and o.input_line)
-    if groups not in composed:
-        config = loader.load_sweep_config(master, list(groups))
-        with open_dict(config):
-            del config["hydra"]
-        composed[groups] = config
-    config = composed[groups]
-    # Every job of a sweep sets the same keys, so that nothing of the job before is left behind.
-    for override in plain:
-        OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-    return to_config(config)
+    def __init__(self, hydra_context: HydraContext, master: DictConfig, parser: OverridesParser) -> None:
+        self.loader = hydra_context.config_loader
+        self.master = master
+        self.parser = parser
+        self.composed: dict[tuple[str, ...], DictConfig] = {}
+        self.is_group: dict[str, bool] = {}
 
+    def config(self, overrides: Sequence[str]) -> Config:
+        from transfer.compose import to_config, to_object
 
-def _is_value(loader: Any, override: Override) -> bool:
-    """A plain KEY=VALUE, no group choice and no addition or deletion."""
-    simple = override.package is None and not (override.is_add() or override.is_delete() or override.is_force_add())
-    return simple and not loader.get_group_options(override.key_or_group)
+        parsed = self.parser.parse_overrides(list(overrides))
+        plain = [override for override in parsed if self._sets_a_value(override)]
+        groups = tuple(o.input_line for o in parsed if o not in plain and o.input_line)
+        if groups not in self.composed:
+            config = self.loader.load_sweep_config(self.master, list(groups))
+            with open_dict(config):
+                del config["hydra"]
+            to_config(config)  # for what a group choice may bring in that is not in the schema
+            self.composed[groups] = config
+        config = self.composed[groups]
+        # Every job of a sweep sets the same keys, so that nothing of the job before is left behind.
+        for override in plain:
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        return to_object(config)
+
+    def _sets_a_value(self, override: Override) -> bool:
+        """A plain KEY=VALUE, no group choice and no addition or deletion."""
+        key = override.key_or_group
+        if override.package is not None or override.is_add() or override.is_delete() or override.is_force_add():
+            return False
+        if key not in self.is_group:
+            self.is_group[key] = bool(self.loader.get_group_options(key))
+        return not self.is_group[key]
 
 
 def _ledger(
