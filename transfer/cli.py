@@ -61,7 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", parents=[output], help="one record: metrics, weights, data, config")
     show.add_argument("run", metavar="RUN", help="a run id, the start of a fingerprint, or a run's folder")
     show.add_argument("--json", action="store_true", help="the whole record as JSON")
+    show.add_argument("--reproduce", action="store_true", help="the command that gives this record")
     show.set_defaults(do=_show)
+    rerun = commands.add_parser(
+        "rerun", parents=[output], help="the same config again: what changed since, do the numbers hold"
+    )
+    rerun.add_argument("run", metavar="NAME_OR_RUN", help="a run id, the start of a fingerprint, or an experiment")
+    rerun.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the recorded config")
+    rerun.set_defaults(do=_rerun)
     compare = commands.add_parser(
         "compare", parents=[output], help="the arms of an experiment: gain, interval, verdict"
     )
@@ -183,8 +190,15 @@ def _runs(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     from transfer.listing import print_record
 
-    print_record(options.output_dir, options.run, as_json=options.json)
+    print_record(options.output_dir, options.run, as_json=options.json, reproduce=options.reproduce)
     return 0
+
+
+def _rerun(options: argparse.Namespace) -> int:
+    from transfer.rerun import rerun
+
+    _log_to_stderr()
+    return 0 if rerun(options.output_dir, options.run, options.overrides) else FAILURE
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -157,7 +157,10 @@ def app(arguments: list[str], job: Callable[[Config, bool], Any]) -> None:
     def main(composed: DictConfig) -> Any:
         try:
             frozen = composed.get("job")
-            return job(load(Path(frozen)) if frozen else to_config(composed), bool(composed.get("wait", True)))
+            config = load(Path(frozen)) if frozen else to_config(composed)
+            if not frozen:
+                config.overrides = list(HydraConfig.get().overrides.task)
+            return job(config, bool(composed.get("wait", True)))
         except Exception as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:  # the sweeper gets it from Hydra, and goes on
                 raise

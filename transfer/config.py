@@ -245,9 +245,16 @@ class Logger:
     log_model: bool = True
 
 
+OF_THE_CALL = ("force", "folder", "sweep_name", "job", "wait", "overrides")
+
+
 @dataclass
 class Config:
-    """The whole config of a run. `job` and `wait` are set by a sweep: a frozen config to run in place of this one."""
+    """The whole config of a run.
+
+    The last fields are about this call and not about the run (`OF_THE_CALL`): `job` and `wait` are set by a sweep, to
+    run a frozen config in place of this one; `folder` by a rerun; `overrides` is what was typed.
+    """
 
     experiment_name: Optional[str] = None
     stage: Stage = Stage.finetune
@@ -272,9 +279,11 @@ class Config:
     output_dir: str = "outputs"
     cache_dir: Optional[str] = None
     force: bool = False
+    folder: Optional[str] = None
     sweep_name: Optional[str] = None
     job: Optional[str] = None
     wait: bool = True
+    overrides: list[str] = field(default_factory=list)
 
 
 def to_plain(config: Config) -> dict[str, Any]:

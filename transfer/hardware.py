@@ -89,6 +89,22 @@ def versions() -> dict[str, str]:
     return found
 
 
+DIFF = "code.diff"
+
+
+@lru_cache
+def diff() -> str:
+    """The uncommitted changes to tracked files of the code that `git` speaks of."""
+    for folder in (Path.cwd(), paths.PACKAGE):
+        try:
+            found = subprocess.run(["git", "diff", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        if found.returncode == 0:
+            return found.stdout
+    return ""
+
+
 @lru_cache
 def git() -> dict[str, Any]:
     """The record's `git`: the commit of the working directory (or of this checkout) and whether it has changes."""

@@ -48,7 +48,7 @@ def one_line(record: Record) -> str:
     )
 
 
-def _console() -> Any:
+def console() -> Any:
     from rich.console import Console
 
     # In a pipe there is no width to fit: cut columns would be lost to the program that reads them.
@@ -72,10 +72,10 @@ def print_experiments(output_dir: str) -> None:
         table.add_row(name, question(file), _counted(counts.pop(name, {})))
     for name, found in sorted(counts.items()):
         table.add_row(name, "(not a named experiment)", _counted(found))
-    console = _console()
-    console.print(table)
+    out = console()
+    out.print(table)
     if sys.stdout.isatty():
-        console.print(f"\nNext: [bold]transfer run experiment={next(iter(named), 'NAME')}[/bold]", highlight=False)
+        out.print(f"\nNext: [bold]transfer run experiment={next(iter(named), 'NAME')}[/bold]", highlight=False)
 
 
 def _counted(found: dict[str, int]) -> str:
@@ -136,12 +136,12 @@ def print_runs(output_dir: str, experiment: str | None, wanted: dict[str, Any], 
             f"{record['time']['wall_s']:.0f} s",
             record["time"]["started"][:16].replace("T", " "),
         )
-    _console().print(table)
+    console().print(table)
     if len(shown) < len(chosen):
         print(f"{len(shown)} of {len(chosen)} records; -n 0 shows all")
 
 
-def print_record(output_dir: str, reference: str, *, as_json: bool) -> None:
+def print_record(output_dir: str, reference: str, *, as_json: bool, reproduce: bool) -> None:
     """One record.
 
     Raises:
@@ -159,26 +159,29 @@ def print_record(output_dir: str, reference: str, *, as_json: bool) -> None:
             )
         )
     record = found[0]
+    if reproduce:
+        from transfer.rerun import command
+
+        print(command(record))
+        return
     if as_json:
         print(json.dumps(record, indent=1))
         return
     from rich.table import Table
 
-    console = _console()
-    console.print(
-        f"[bold]{Path(record['_folder']).name}[/bold]  {record['status']}  {record['_folder']}", highlight=False
-    )
+    out = console()
+    out.print(f"[bold]{Path(record['_folder']).name}[/bold]  {record['status']}  {record['_folder']}", highlight=False)
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in _facts(record).items():
         table.add_row(f"[dim]{name}[/dim]", value)
-    console.print(table, highlight=False)
+    out.print(table, highlight=False)
     metrics = Table(box=None, pad_edge=False, header_style="bold")
     metrics.add_column("metric")
     metrics.add_column("value", justify="right")
     for name, value in sorted(record["metrics"].items()):
         metrics.add_row(name, "none" if value is None else f"{value:.4f}")
-    console.print()
-    console.print(metrics)
+    out.print()
+    out.print(metrics)
 
 
 def _facts(record: Record) -> dict[str, str]:
@@ -223,8 +226,8 @@ def print_sweep(output_dir: str, name: str) -> None:
         error = "" if ledger.status(job) == "complete" else " ".join(ledger.error(job).split())[:200]
         shown = "" if value is None else f"{value:.4f}"
         table.add_row(str(job.number), ledger.status(job), " ".join(job.overrides), run, shown, error)
-    console = _console()
+    out = console()
     command = " ".join(ledger.overrides)
-    console.print(f"[bold]{ledger.name}[/bold]  started {ledger.started}  {command}", highlight=False)
-    console.print(table)
-    console.print(", ".join(f"{count} {status}" for status, count in sorted(ledger.counts().items())))
+    out.print(f"[bold]{ledger.name}[/bold]  started {ledger.started}  {command}", highlight=False)
+    out.print(table)
+    out.print(", ".join(f"{count} {status}" for status, count in sorted(ledger.counts().items())))

@@ -70,6 +70,8 @@ class Plan:
 
     @property
     def folder(self) -> Path:
+        if self.config.folder:
+            return Path(self.config.folder)
         return self.output_dir / self.experiment / records.run_name(self.stage, self.fingerprint)
 
 
@@ -169,7 +171,7 @@ def _target(config: Config, stage: Stage, init: str) -> Plan:
     if stage is Stage.scratch:
         return _scratch(plan)
     if init == SOURCE:
-        parent = _pretrain(config)
+        parent = _pretrain(replace(config, folder=None, force=False))
         parent = replace(parent, fingerprint=records.fingerprint(identity(parent)))
         name = records.run_name(parent.stage, parent.fingerprint)
         return replace(plan, parent=parent, parents=({"run_id": name, "fingerprint": parent.fingerprint},))

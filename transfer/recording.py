@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from transfer import hardware, records
-from transfer.config import to_plain
+from transfer.config import OF_THE_CALL, to_plain
 from transfer.data import files
 from transfer.plan import Plan, data_name, has_data
 from transfer.weights import WeightReport
@@ -50,7 +50,8 @@ def _frame(plan: Plan, status: str, started: str) -> dict[str, Any]:
         "versions": hardware.versions(),
         "git": hardware.git(),
         "hardware": {},
-        "config": to_plain(plan.config),
+        "overrides": list(plan.config.overrides),
+        "config": {name: value for name, value in to_plain(plan.config).items() if name not in OF_THE_CALL},
     }
 
 

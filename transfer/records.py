@@ -94,6 +94,8 @@ def read(folder: Path) -> Record | None:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    if not (isinstance(record, dict) and {"fingerprint", "status", "time"} <= record.keys()):
+        return None  # somebody else's file of this name
     record["_folder"] = str(folder)
     return record
 

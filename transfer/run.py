@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import yaml
+
 from transfer import config as schema
+from transfer import hardware, records
 from transfer import plan as planning
-from transfer import records
 from transfer.config import Config
 from transfer.errors import UserError
 from transfer.paths import require_writable
@@ -86,6 +88,9 @@ def _train(plan: Plan, parent: Path | None) -> Record:
     folder.mkdir(parents=True, exist_ok=True)
     with _tidy(folder, new), _recorded(plan):
         schema.save(plan.config, folder / "config.yaml")
+        records.write_atomically(folder / "overrides.yaml", yaml.safe_dump(list(plan.config.overrides)))
+        if changes := hardware.diff():
+            records.write_atomically(folder / hardware.DIFF, changes)
         from transfer import launch
 
         launch.train(plan, parent)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from transfer.study.results import Comparison, Contrast, FloorRow, Row
-from transfer.study.words import budget_words, interval_words, number, score_words
 from transfer.study.statistics import Spread
+from transfer.study.words import budget_words, interval_words, number, score_words
 
 
 def floors_under(comparison: Comparison, row: Row) -> list[FloorRow]:

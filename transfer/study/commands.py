@@ -65,7 +65,7 @@ class Commands:
             words.append(f"data@source.data={strategy.source}")
         if len(self.targets[experiment]) > 1:
             words.append(f"data@target.data={strategy.budget.target}")
-        name = run.settings.get("model.name")
+        name = ((run.record.get("config") or {}).get("model") or {}).get("name")
         if name is not None and len(self.models[experiment]) > 1:
             words.append(f"model.name={name}")
         if strategy.budget.train_size is not None or len(self.sizes) > 1:

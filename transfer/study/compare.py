@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from transfer.errors import Problem, UserError
 from transfer.study import sentences
@@ -34,6 +36,23 @@ def compare(
         raise UserError(Problem("baseline", baseline, " | ".join(SCRATCH), "choose one of these"))
     if size is not None and not size > 0:
         raise UserError(Problem("size", size, "a number above 0", "name the gain that would matter to you"))
+    with _without_collector():
+        return _compare(records, baseline, metric, size)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Thousands of records are millions of objects that the garbage collector would walk through again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _compare(records: Sequence[Record], baseline: Baseline, metric: str | None, size: float | None) -> Comparison:
     strategies, refused = build(records)
     if not strategies:
         raise UserError(_nothing(records, refused))

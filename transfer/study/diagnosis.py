@@ -11,9 +11,9 @@ from transfer.study.learning import curve
 from transfer.study.pairing import Side
 from transfer.study.parents import Parents
 from transfer.study.results import Contrast
-from transfer.study.words import is_percent, metric_words, score_words
 from transfer.study.strategies import Record, Run
 from transfer.study.weighted_metrics import NUMERIC
+from transfer.study.words import is_percent, metric_words, score_words
 
 LOW_OVERLAP = 0.7  # of the words of the test data; between two kinds of English text it is 0.8 to 0.95
 FEW_LOADED = 0.9

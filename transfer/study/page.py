@@ -7,8 +7,8 @@ import io
 from html import escape
 
 from transfer.study.cells import caption, floor_cell, floors_under, gain_cell, gain_header, labels_cell, spread_cell
-from transfer.study.results import Comparison, Contrast, Row
 from transfer.study.figures import plot
+from transfer.study.results import Comparison, Contrast, Row
 from transfer.study.words import floor_words, metric_words
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -20,7 +20,7 @@ from transfer.study.statistics import (
     gain_of,
     gain_of_values,
 )
-from transfer.study.strategies import Run, Strategy
+from transfer.study.strategies import Run, Strategy, flatten
 from transfer.study.weighted_metrics import LOWER_IS_BETTER, METRICS, NUMERIC, Array
 
 _CONDITIONS = ("the budgets differ", "the tasks differ")
@@ -97,8 +97,9 @@ def _difference(first: Run, second: Run) -> str | None:
             return f"the numbers of {split} examples differ ({here} and {there})"
     for words, here, there in zip(_CONDITIONS, first.conditions, second.conditions, strict=True):
         if here != there:
-            key = min(key for key in {*here, *there} if here.get(key) != there.get(key))
-            return f"{words} ({key} {here.get(key)} and {there.get(key)})"
+            ours, theirs = flatten(here), flatten(there)
+            key = min(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+            return f"{words} ({key} {ours.get(key)} and {theirs.get(key)})"
     return None
 
 

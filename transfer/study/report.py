@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transfer.study.cells import caption, floor_cell, floors_under, gain_cell, gain_header, labels_cell, spread_cell
-from transfer.study.results import Comparison, Contrast
 from transfer.study.page import render
+from transfer.study.results import Comparison, Contrast
 from transfer.study.words import floor_words, metric_words
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any
 
 from transfer.study import predictions
@@ -44,9 +44,6 @@ _NEVER = (
     "source.data.local",
     "freezing.policy",
 )
-# What a twin has to have had as well. The scratch arm's own budget, to convergence, is in `scratch` and may differ.
-_BUDGET = ("target.budget", "trainer.accumulate_grad_batches", "trainer.limit_train_batches")
-_TASK = ("target.task", "trainer.limit_eval_batches")
 # Parts of the config that a run of this arm does not read.
 _UNREAD = {
     "transfer": ("scratch",),
@@ -130,17 +127,23 @@ class Run:
         return predictions.load(self.folder) if self.folder else None
 
     @cached_property
+    def own_config(self) -> dict[str, Any]:
+        """Config without seeds, filing, logging and placement."""
+        return _pruned(self.record.get("config") or {}, _NEVER_TREE)
+
+    @cached_property
     def settings(self) -> dict[str, Any]:
-        """Flat config without seeds, filing, logging and placement."""
-        flat = flatten(self.record.get("config") or {})
-        return {key: value for key, value in flat.items() if not _files(key)}
+        """`own_config` with dotted keys."""
+        return flatten(self.own_config)
 
     @cached_property
     def conditions(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The settings of budget and task, which a twin has to share."""
-        settings = self.settings.items()
-        budget, task = ({k: v for k, v in settings if _below(k, parts)} for parts in (_BUDGET, _TASK))
-        return budget, task
+        """Budget and task, which a twin has to share."""
+        config = self.record.get("config") or {}
+        target, trainer = config.get("target") or {}, config.get("trainer") or {}
+        budget = {"target.budget": target.get("budget")}
+        budget |= {f"trainer.{key}": trainer.get(key) for key in ("accumulate_grad_batches", "limit_train_batches")}
+        return budget, {"target.task": target.get("task"), "trainer.limit_eval_batches": trainer.get("limit_eval_batches")}
 
     @cached_property
     def read_settings(self) -> dict[str, Any]:
@@ -180,17 +183,31 @@ def _within(key: str, part: str) -> bool:
     return key == part or key.startswith(part + ".")
 
 
-@lru_cache(maxsize=None)
-def _below(key: str, prefixes: tuple[str, ...]) -> bool:
-    return any(_within(key, part) for part in prefixes)
+def _tree(keys: Iterable[str]) -> dict[str, Any]:
+    """Dotted keys -> nested dicts; None where a key ends."""
+    tree: dict[str, Any] = {}
+    for key in keys:
+        *sections, last = key.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = None
+    return tree
 
 
-@lru_cache(maxsize=None)
-def _files(key: str) -> bool:
-    return any(_within(key, part) for part in _NEVER)
+_NEVER_TREE = _tree(_NEVER)
 
 
-@lru_cache(maxsize=None)
+def _pruned(config: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without the keys that end in the tree."""
+    return {
+        key: _pruned(value, tree[key]) if key in tree and isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in tree or tree[key] is not None
+    }
+
+
+@cache
 def unread(arm: str, key: str) -> bool:
     """Whether a run of this arm is known not to read the config key."""
     return any(_within(key, part) for part in _UNREAD[arm])
@@ -251,6 +268,8 @@ def _split(runs: list[Run]) -> list[tuple[dict[str, Any], list[Run]]]:
         versions[(run.record.get("config") or {}).get("data_seed")].add(run.data.get("fingerprint"))
     # The data changed between runs that draw it alike, so it is not the data seed that explains the difference.
     changed = any(len(fingerprints) > 1 for fingerprints in versions.values())
+    if not changed and all(run.own_config == runs[0].own_config for run in runs):
+        return [({}, runs)]
     groups = _by_difference(runs, [run.read_settings for run in runs], changed)
     if any(len({run.repetition for run in members}) < len(members) for _, members in groups):
         # Something set these runs apart although this arm is not known to read it (a vocabulary from the source, say).
@@ -263,8 +282,6 @@ def _by_difference(
 ) -> list[tuple[dict[str, Any], list[Run]]]:
     if data_changed:
         settings = [s | {"data": str(run.data.get("fingerprint"))[:8]} for run, s in zip(runs, settings, strict=True)]
-    if all(setting == settings[0] for setting in settings):
-        return [({}, runs)]
     keys = sorted({key for setting in settings for key in setting})
     differing = [key for key in keys if any(setting.get(key) != settings[0].get(key) for setting in settings)]
     groups: dict[str, tuple[dict[str, Any], list[Run]]] = {}

@@ -94,6 +94,7 @@ def freeze(
         job = Job(number, list(overrides))
         try:
             config = composer.config(overrides)
+            config.overrides = list(overrides)
             validate(config)
             planned = planning.make(config)
             job.experiment, job.stage, job.fingerprint = planned.experiment, planned.stage, planned.fingerprint
