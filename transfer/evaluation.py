@@ -24,6 +24,8 @@ from transfer.plan import Plan
 log = logging.getLogger(__name__)
 
 EQUAL = "_equal_steps"
+# Characters of each test text kept beside its prediction, to be read in the report.
+SHOWN_TEXT = 300
 
 
 @dataclass
@@ -83,6 +85,8 @@ def write_predictions(folder: Path, test_rows: Dataset, predictions: Predictions
     chosen = predictions.columns["row"]
     rows = test_rows.select(chosen)
     columns = {"id": rows["id"][:], "label": rows["label"][:]}
+    if "text" in rows.column_names:
+        columns["text"] = [text[:SHOWN_TEXT] for text in rows["text"][:]]
     columns |= {name: values for name, values in predictions.columns.items() if name != "row"}
     columns |= {f"prediction_{name}": [floor[i] for i in chosen] for name, floor in floors.items()}
     temporary = folder / ".predictions.parquet"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from transfer.plan import Plan, has_data
 
 # Jobs of a sweep read the same few data sets one after another; what was read last stays in memory.
 KEPT = 4
+# A run of letters and digits, or a single character of a script without spaces.
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 _read: dict[tuple[str, int, str], Splits] = {}
 
 
@@ -64,6 +67,18 @@ def source_overlap(plan: Plan, leg: Leg) -> list[str]:
     source = _splits(plan.parent.data, plan.parent.task, "source.data", plan.parent.seeds.data)
     others = {"the target's test split": leg.splits.test}
     return leakage.overlap(source.train, others, name="the source's training split")
+
+
+def vocabulary_overlap(plan: Plan, leg: Leg) -> float | None:
+    """The fraction of the words in the target's test texts that are in the source's training texts; None without texts."""
+    if plan.parent is None:
+        return None
+    source = _splits(plan.parent.data, plan.parent.task, "source.data", plan.parent.seeds.data).train
+    if "text" not in source.column_names or "text" not in leg.splits.test.column_names:
+        return None
+    known = {word for text in source["text"][:] for word in WORD.findall(text.lower())}
+    words = [word for text in leg.splits.test["text"][:] for word in WORD.findall(text.lower())]
+    return sum(word in known for word in words) / len(words) if words else None
 
 
 def vocabulary_texts(plan: Plan) -> list[str]:

@@ -59,6 +59,8 @@ def describe(
     plan: Plan, leg: Leg, module: TransferModule, report: WeightReport, outcome: Outcome, started: str
 ) -> dict[str, Any]:
     """The record of a finished run; `time.wall_s` is filled in when it is written."""
+    from transfer import legs
+
     trainer, best = outcome.trainer, outcome.best
     record = _frame(plan, "complete", started)
     sizes = {name: parameter.numel() for name, parameter in module.model.named_parameters()}
@@ -73,6 +75,9 @@ def describe(
         "num_test": len(leg.splits.test),
         "subset_hash": leg.subset_hash,
     }
+    overlap = legs.vocabulary_overlap(plan, leg)
+    if overlap is not None:
+        record["data"]["vocabulary_overlap"] = round(overlap, 4)
     record["time"]["train_s"] = round(outcome.train_s, 3)
     # Each rank counts its own share of every batch.
     record["throughput"] = {

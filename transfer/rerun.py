@@ -138,8 +138,8 @@ def _machine(record: Record) -> list[str]:
 def verdicts(before: Record, now: Record, siblings: list[Record]) -> list[Verdict]:
     """Every metric of both records.
 
-    The noise of a metric is two standard deviations over the seeds where at least three runs differ in nothing else; else,
-    for a proportion, two binomial standard errors of the difference of two independent samples of that size.
+    The noise of a metric is two standard deviations over the seeds where at least three runs differ in nothing else;
+    else, for a proportion, two binomial standard errors of the difference of two samples of that size.
     """
     found = []
     for metric, old in sorted(before["metrics"].items()):
