@@ -12,6 +12,8 @@ from pathlib import Path
 
 from transfer import records
 from transfer.cli import main
+from transfer.compose import compose
+from transfer.run import run as execute
 
 GOOD = ["good", "fine", "great", "lovely", "superb"]
 BAD = ["bad", "poor", "awful", "dull", "weak"]
@@ -43,10 +45,8 @@ def cli(*arguments: object) -> Outcome:
 
 
 def run(*overrides: object) -> dict:
-    """The record of `transfer run OVERRIDES`, in this process and quick."""
-    outcome = cli("run", *QUICK, *overrides)
-    assert outcome.code == 0, outcome.err
-    return record_of(outcome.out)
+    """The record of `transfer run OVERRIDES`, quick, without what the command line puts around it."""
+    return execute(compose([str(override) for override in (*QUICK, *overrides)]))
 
 
 def record_of(out: str) -> dict:
@@ -66,7 +66,7 @@ def process(*arguments: object, **options) -> subprocess.CompletedProcess:
 def start(*arguments: object, **options) -> subprocess.Popen:
     """`transfer ARGUMENTS` beside this process."""
     command = [sys.executable, "-u", "-m", "transfer", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def write_csv(path: Path, rows: list[dict]) -> Path:
@@ -108,6 +108,8 @@ def modules_after(code: str, *arguments: object, **options) -> set[str]:
 CALLS = """
 import sys
 from transfer.cli import main
+from transfer.compose import compose
+from transfer.run import run as execute
 for call in sys.argv[2:]:
     try:
         main(call.split())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import CALLS, QUICK, TINY_BERT, cli, modules_after, process, reviews
+from tests.running import CALLS, QUICK, TINY_BERT, cli, modules_after, reviews
 from transfer import __version__
 from transfer.cli import _parser
 from transfer.completion import COMMANDS
@@ -237,17 +237,3 @@ def test_a_reader_that_goes_away_is_no_error(outputs):
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert done.stderr == ""
-
-
-def test_without_a_terminal_a_run_is_quiet(tmp_path):
-    data = f"target.data.path={reviews(tmp_path / 'target.csv')}"
-    done = process("run", *QUICK, *TINY_BERT, data, "stage=scratch", f"output_dir={tmp_path / 'outputs'}")
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 1, "the result, and nothing else"
-    assert done.stdout.startswith("scratch   seed=0  test/accuracy ")
-    for noise in ("\r", "\x1b", "Warning", "it/s", "%|"):
-        assert noise not in done.stderr
-    assert all(
-        line.startswith(("target.data: ", "weights: ", "freezing=", "best weights: "))
-        for line in done.stderr.splitlines()
-    )

@@ -112,7 +112,10 @@ CONFIG_MISTAKES = {
 
 # What types alone cannot see; all of it is found in one go.
 VALUE_MISTAKES = {
-    "seed=-1": ("seed", "at least 0"),
+    "seed=5000000000000": ("seed", "below 2 ** 32"),
+    "data_seed=-1": ("data_seed", "at least 0"),
+    "experiment_name=a/b": ("experiment_name", "a name without /"),
+    "target.data.name=../x": ("target.data.name", "a name without /"),
     "optimizer.lr=0": ("optimizer.lr", "above 0"),
     "freezing.policy=hed_only": ("freezing.policy", "did you mean head_only?"),
     "freezing.patterns=['(']": ("freezing.patterns", "regular expression"),
@@ -190,6 +193,17 @@ DATA_MISTAKES = {
     "target.task.class_weights=[1,2,3]": ("target.task.class_weights", "2 numbers"),
     "optimizer._target_=torch.optim.AdamX": ("optimizer._target_", "AdamX"),
     "optimizer.options.momentum=0.9": ("optimizer.options", "betas"),
+    "optimizer.options.betas=3": ("optimizer", "torch.optim.AdamW"),
+    "model.config.num_attention_heads=3": ("model.config", "not a multiple"),
+    "model.config.hidden_size=big": ("model.config", "hidden_size"),
+    "model.config.model_type=brt": ("model.config.model_type", "transformers"),
+    "model.tokenizer=some/tokenizer": ("model.tokenizer", "a model folder"),
+    "model.vocabulary.min_count=1000": ("model.vocabulary", "min_count"),
+    "target.data.columns.id=label": ("target.data.columns.id", "more than once"),
+    "target.data.columns.group=label": ("target.data.test_fraction", "enough groups"),
+    "trainer.accelerator=abacus": ("trainer", "accelerator=abacus"),
+    "trainer.strategy=luck": ("trainer", "strategy=luck"),
+    "cache_dir=file.txt/x": ("cache_dir", "cache_dir=FOLDER"),
     "output_dir=file.txt/x": ("output_dir", "output_dir=FOLDER"),
     "output_dir=/dev/null/x": ("output_dir", "output_dir=FOLDER"),
 }

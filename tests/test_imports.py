@@ -1,21 +1,21 @@
 """Imports run downward only, and the heavy libraries stay where they belong."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
 from transfer.paths import PACKAGE
 
-# From the command line down; a module may import from its own layer and from those below.
+# From the command line down; a module may import from its own layer and from those below. A module inside a subpackage
+# that has a layer of its own is named with it.
 LAYERS = [
     "cli __main__",
     "compose explain sweep run rerun listing doctor completion study",
     "launch preflight",
-    "stages",
+    "stages testing",
     "recording tracking evaluation",
     "module initial legs",
-    "optim freezing checkpoints gradients progress",
+    "optim freezing checkpoints gradients progress sweep.pruning sweep.storage sweep.choices",
     "validation plan identity",
     "tasks models data weights floors parameters hardware",
     "config records",
@@ -45,21 +45,25 @@ def imported(file):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def own(name):
-    """transfer.X.Y -> X; None for other packages and for names of the package itself."""
+def place(name):
+    """transfer.X.Y -> X.Y where that has a layer of its own, else X; None for other packages."""
     parts = name.split(".")
-    return parts[1] if parts[0] == "transfer" and parts[1] != "__version__" else None
+    if parts[0] != "transfer" or parts[1] == "__version__":
+        return None
+    whole = ".".join(parts[1:3])
+    return whole if whole in DEPTH else parts[1]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_run_downward(file):
-    module = file.relative_to(PACKAGE).with_suffix("").parts[0]
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    module = place(".".join(["transfer", *parts]))
     assert module in DEPTH, f"give {module} its place in LAYERS"
     found = set(imported(file))
-    upward = {name for name in found if own(name) and DEPTH[own(name)] < DEPTH[module]}
+    upward = {name for name in found if place(name) and DEPTH[place(name)] < DEPTH[module]}
     assert not upward
     if module == "study":
-        assert {own(name) for name in found if own(name)} <= {"study", "records", "errors", "paths"}
+        assert {place(name) for name in found if place(name)} <= {"study", "records", "errors", "paths"}
     libraries = {name.partition(".")[0] for name in found}
     assert "hydra" not in libraries or module in ("compose", "explain", "sweep")
     assert "wandb" not in libraries or module == "tracking"
@@ -67,5 +71,5 @@ def test_imports_run_downward(file):
 
 
 def test_every_layer_has_its_modules():
-    there = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in map(Path, FILES)}
+    there = {place(".".join(["transfer", *path.relative_to(PACKAGE).with_suffix("").parts])) for path in FILES}
     assert there == {*DEPTH}

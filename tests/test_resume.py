@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.running import QUICK, TINY_BERT, cli, files_below, record_of, reviews, start
-from transfer import records
+from transfer import evaluation, records
 from transfer.checkpoints import LAST
 
 STEPS_PER_EPOCH, EPOCHS = 35, 3
@@ -36,14 +36,14 @@ def stop_in_the_second_epoch(arguments, outputs, how):
     process = start("run", *arguments, f"output_dir={outputs}", env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 120
     while True:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         found = [path for path in outputs.glob("*/*/metrics.csv") if not path.parent.name.startswith("pretrain")]
         if found and last_step(found[0]) > 1.5 * STEPS_PER_EPOCH:
             break
         time.sleep(0.005)
     process.send_signal(how)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=60)[1]
     return found[0].parent, process.returncode, output
 
 
@@ -106,13 +106,6 @@ def resumes_exactly(arguments, outputs, folder, undisturbed):
     return again
 
 
-def test_killed_from_scratch(data, undisturbed, tmp_path):
-    arguments, outputs = [*QUICK, *TINY_BERT, *data, *STEADY, *SCRATCH], tmp_path / "killed"
-    folder, code, _ = stop_in_the_second_epoch(arguments, outputs, signal.SIGKILL)
-    assert code == -signal.SIGKILL
-    resumes_exactly(arguments, outputs, folder, undisturbed)
-
-
 def test_killed_in_the_target_leg_the_source_is_not_trained_again(data, undisturbed, tmp_path):
     """With gradual unfreezing and accumulated gradients, which have a state of their own."""
     settings = [
@@ -123,7 +116,8 @@ def test_killed_in_the_target_leg_the_source_is_not_trained_again(data, undistur
     ]
     settings += ["optimizer=momentum", "scheduler=cosine", "target.budget.patience=null"]
     arguments, outputs = [*QUICK, *TINY_BERT, *data, *STEADY, *settings], tmp_path / "killed"
-    folder, _, _ = stop_in_the_second_epoch(arguments, outputs, signal.SIGKILL)
+    folder, code, _ = stop_in_the_second_epoch(arguments, outputs, signal.SIGKILL)
+    assert code == -signal.SIGKILL
     (source,) = outputs.glob("*/pretrain-*")
     before = files_below(source)
     again = resumes_exactly(arguments, outputs, folder, undisturbed)
@@ -131,10 +125,30 @@ def test_killed_in_the_target_leg_the_source_is_not_trained_again(data, undistur
     assert f"{source} is complete: nothing to train" in again.err
 
 
-def test_interrupted_by_the_user(data, undisturbed, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_by_the_user_or_the_system(data, undisturbed, tmp_path, how):
     arguments, outputs = [*QUICK, *TINY_BERT, *data, *STEADY, *SCRATCH], tmp_path / "interrupted"
-    folder, code, output = stop_in_the_second_epoch(arguments, outputs, signal.SIGINT)
+    folder, code, output = stop_in_the_second_epoch(arguments, outputs, how)
     assert code == 130
     assert output.splitlines()[-1] == "interrupted; the same command goes on from here"
     assert "Traceback" not in output
     resumes_exactly(arguments, outputs, folder, undisturbed)
+
+
+def test_interrupted_after_its_training(data, undisturbed, tmp_path, monkeypatch):
+    """Nothing is trained again when only the test was missing."""
+    arguments, outputs = [*QUICK, *TINY_BERT, *data, *STEADY, *SCRATCH], tmp_path / "interrupted"
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "write_predictions", interrupt)
+        assert cli("run", *arguments, f"output_dir={outputs}").code == 130
+    (last,) = outputs.glob(f"*/*/{LAST}")
+    before = csv(last.parent.parent, "train/loss")
+    again = cli("run", *arguments, f"output_dir={outputs}")
+    assert f"going on from {last}" in again.err
+    resumed, expected = record_of(again.out), undisturbed(arguments)
+    assert resumed["metrics"] == expected["metrics"]
+    assert csv(Path(resumed["_folder"]), "train/loss").equals(before)

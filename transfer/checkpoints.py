@@ -30,6 +30,7 @@ class BestWeights(Callback):
         self.until_step = until_step
         self.best: tuple[float, float] | None = None
         self.step = 0
+        self.seen_step = -1
         self.metrics: dict[str, float] = {}
         self.weights: dict[str, torch.Tensor] = {}
 
@@ -38,8 +39,9 @@ class BestWeights(Callback):
         return f"BestWeights(until_step={self.until_step})"
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seen_step = trainer.global_step
         late = self.until_step is not None and trainer.global_step > self.until_step
-        if trainer.state.fn == "fit" and not (late and self.best is not None):
+        if not (late and self.best is not None):
             self.take(trainer, pl_module)
 
     def take(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,12 +55,14 @@ class BestWeights(Callback):
             self.weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "step": self.step, "metrics": self.metrics, "weights": self.weights}
+        kept = {"best": self.best, "step": self.step, "metrics": self.metrics, "weights": self.weights}
+        return kept | {"seen_step": self.seen_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         best = state_dict["best"]
         self.best = None if best is None else (best[0], best[1])
         self.step, self.metrics, self.weights = state_dict["step"], state_dict["metrics"], state_dict["weights"]
+        self.seen_step = state_dict["seen_step"]
 
 
 def _comparable(score: float) -> float:

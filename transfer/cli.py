@@ -206,17 +206,18 @@ def _compare(options: argparse.Namespace) -> int:
 
     from transfer.listing import require_records
     from transfer.paths import require_writable
-    from transfer.study import figures, report
+    from transfer.study import report
     from transfer.study.compare import compare
 
     found = require_records(options.output_dir, options.experiment)
     comparison = compare(found, baseline=options.baseline, metric=options.metric)
     folder = Path(options.to) if options.to else Path(options.output_dir) / options.experiment
     require_writable(folder, key="--to")
-    figures.plot(comparison, folder / "comparison.png")
-    report.write_html(comparison, folder / "report.html")
+    written = report.write_all(comparison, folder)
     report.print_table(comparison, Console() if sys.stdout.isatty() else Console(width=110))
-    print(f"\nPicture  {folder / 'comparison.png'}\nPage     {folder / 'report.html'}")
+    print(
+        f"\nThe whole report: {written[0]}\nBeside it as Markdown, figures (PNG, SVG) and data (CSV): {len(written) - 1} files"
+    )
     return 0
 
 

@@ -34,6 +34,9 @@ from transfer.explain import (
 )
 from transfer.paths import search_folders, shipped
 
+# Mappings of a sweeper whose keys are the user's.
+FREE_SETTINGS = tuple(f"hydra.sweeper.{name}" for name in ("params", "sampler_options", "pruner_options"))
+
 
 class ExperimentSource(ConfigSource):
     """Serves the folder `experiments/` as the group `experiment`, each file with its stem as `experiment_name`."""
@@ -90,14 +93,17 @@ class TransferSearchPath(SearchPathPlugin):
 
 def register() -> None:
     """Tell Hydra the schema and where configs are. Safe to call again."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    store = ConfigStore.instance()
+    if "schema.yaml" not in store.repo:
+        store.store(name="schema", node=Config)
     plugins = Plugins.instance()
     if TransferSearchPath not in plugins.discover(SearchPathPlugin):
         from transfer.sweep.grid import GridSweeper
+        from transfer.sweep.search import OptunaSweeper
 
         plugins.register(ExperimentSource)
         plugins.register(TransferSearchPath)
-        for sweeper in (GridSweeper,):
+        for sweeper in (GridSweeper, OptunaSweeper):
             plugins.register(sweeper)
             # Hydra instantiates plugins of this package only; we register ours instead of shipping a second package.
             plugins.class_name_to_class[f"hydra_plugins.transfer.{sweeper.__name__}"] = sweeper
@@ -187,5 +193,5 @@ def _accepted(arguments: list[str]) -> list[str]:
     """What Hydra's parser would refuse though it is meant plainly: a late `-m`, a new key of a free mapping."""
     flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
     rest = [argument for argument in arguments if argument not in flags]
-    free = tuple(f"{key}{sign}" for key in free_mappings() for sign in ".=")
+    free = tuple(f"{key}{sign}" for key in (*free_mappings(), *FREE_SETTINGS) for sign in ".=")
     return flags + [f"++{argument}" if argument.startswith(free) else argument for argument in rest]

@@ -245,7 +245,18 @@ class Logger:
     log_model: bool = True
 
 
-OF_THE_CALL = ("force", "folder", "sweep_name", "job", "wait", "overrides")
+OF_THE_CALL = ("test", "force", "folder", "sweep_name", "search", "job", "wait", "overrides")
+
+
+@dataclass
+class Search:
+    """The trial of a search that a run reports to: the sweep's folder, the study and the trial's number in it."""
+
+    folder: str = ""
+    study: str = ""
+    trial: int = 0
+    pruner: str = "none"
+    pruner_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -253,7 +264,8 @@ class Config:
     """The whole config of a run.
 
     The last fields are about this call and not about the run (`OF_THE_CALL`): `job` and `wait` are set by a sweep, to
-    run a frozen config in place of this one; `folder` by a rerun; `overrides` is what was typed.
+    run a frozen config in place of this one; `folder` by a rerun; `search` by a search; `overrides` is what was typed.
+    With `test: false` a run leaves its test split alone; the same run asked for again with `test: true` is tested then.
     """
 
     experiment_name: Optional[str] = None
@@ -276,11 +288,13 @@ class Config:
     trainer: Trainer = field(default_factory=Trainer)
     logger: Logger = field(default_factory=Logger)
     floors: bool = True
+    test: bool = True
     output_dir: str = "outputs"
     cache_dir: Optional[str] = None
     force: bool = False
     folder: Optional[str] = None
     sweep_name: Optional[str] = None
+    search: Optional[Search] = None
     job: Optional[str] = None
     wait: bool = True
     overrides: list[str] = field(default_factory=list)

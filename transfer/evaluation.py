@@ -24,6 +24,7 @@ from transfer.plan import Plan
 log = logging.getLogger(__name__)
 
 EQUAL = "_equal_steps"
+PREDICTIONS = "predictions.parquet"
 # Characters of each test text kept beside its prediction, to be read in the report.
 SHOWN_TEXT = 300
 
@@ -59,6 +60,24 @@ def test_once(
     return {name.replace("test/", f"test{suffix}/", 1): float(value) for name, value in results.items()}
 
 
+def test(
+    trainer: Trainer,
+    module: TransferModule,
+    data: TransferData,
+    best: dict[str, torch.Tensor],
+    equal: dict[str, torch.Tensor] | None,
+    into: Predictions,
+) -> dict[str, float]:
+    """Test the best weights and, in a scratch arm, those of the equal steps: None elsewhere, empty where they are best."""
+    metrics: dict[str, float] = {}
+    if equal:
+        metrics |= test_once(trainer, module, data, equal, into, EQUAL)
+    metrics |= test_once(trainer, module, data, best, into, "")
+    if equal is not None:
+        fill_equal_steps(metrics, into)
+    return metrics
+
+
 def _gathered(trainer: Trainer, module: TransferModule) -> tuple[torch.Tensor, torch.Tensor]:
     """Row numbers [n] and logits [n, classes] of all ranks."""
     index = torch.cat([part for part, _ in module.predictions])
@@ -91,7 +110,7 @@ def write_predictions(folder: Path, test_rows: Dataset, predictions: Predictions
     columns |= {f"prediction_{name}": [floor[i] for i in chosen] for name, floor in floors.items()}
     temporary = folder / ".predictions.parquet"
     pq.write_table(pa.table(columns), temporary)
-    temporary.replace(folder / "predictions.parquet")
+    temporary.replace(folder / PREDICTIONS)
 
 
 def floors(plan: Plan, task: Any, splits: dict[str, Dataset], subset_hash: str) -> dict[str, list[Any]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -53,7 +55,8 @@ def initial(
     config = config_for(plan, task, tokenizer, len(train[0]["features"]) if numeric else 0)
     torch.manual_seed(plan.seeds.init)
     auto = getattr(transformers, task.auto_class)
-    model: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
+    with configured(plan):
+        model: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
     if isinstance(model, LinearForSequenceClassification):
         labels = torch.tensor(train["label"][:]) if plan.task.name == "regression" else None
         model.fit_scaling(torch.tensor(train["features"][:]), labels)
@@ -162,7 +165,8 @@ def config_for(plan: Plan, task: Any, tokenizer: Any, num_features: int) -> PreT
             ]
         )
     _require_input(config, num_features)
-    config = type(config).from_dict({**config.to_dict(), **own, **settings})
+    with configured(plan):
+        config = type(config).from_dict({**config.to_dict(), **own, **settings})
     if tokenizer is not None and config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
     vocabulary = getattr(config, "vocab_size", None)
@@ -176,6 +180,21 @@ def config_for(plan: Plan, task: Any, tokenizer: Any, num_features: int) -> PreT
             )
         )
     return config
+
+
+@contextmanager
+def configured(plan: Plan) -> Iterator[None]:
+    """What a library says of the user's own model.config; without one, what goes wrong is no mistake of the user's."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
+        if not plan.model.config:
+            raise
+        reason = " ".join(str(error).split())[:300]
+        allowed = "settings of which this model can be built"
+        raise UserError(Problem("model.config", plan.model.config, allowed, reason)) from error
 
 
 def _require_input(config: PreTrainedConfig, num_features: int) -> None:
@@ -205,7 +224,8 @@ def tokenizer_for(plan: Plan, texts: Texts, weights_from: Path | None) -> PreTra
         return AutoTokenizer.from_pretrained(weights_from)
     if plan.model.tokenizer or plan.model.name:
         name = str(local_folder(plan.model.tokenizer) or plan.model.tokenizer or _source_name(plan))
-        tokenizer = _hub(lambda: AutoTokenizer.from_pretrained(name, revision=plan.model.revision), plan)
+        key = "model.tokenizer" if plan.model.tokenizer else "model.name"
+        tokenizer = _hub(lambda: AutoTokenizer.from_pretrained(name, revision=plan.model.revision), plan, key)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -237,14 +257,15 @@ def _source_name(plan: Plan) -> str:
     return str(folder) if folder else str(plan.model.name)
 
 
-def _hub(load: Callable[[], Any], plan: Plan) -> Any:
+def _hub(load: Callable[[], Any], plan: Plan, key: str = "model.name") -> Any:
     """What transformers and the hub raise, as a message to the user."""
+    received = plan.model.tokenizer if key == "model.tokenizer" else plan.model.name
     try:
         return load()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         allowed = "a hub id (with a network, or in the cache), a model folder, or package:NAME/PATH"
-        raise UserError(Problem("model.name", plan.model.name, allowed, reason)) from error
+        raise UserError(Problem(key, received, allowed, reason)) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] in (
             "safetensors_rust",
@@ -254,7 +275,7 @@ def _hub(load: Callable[[], Any], plan: Plan) -> Any:
             "_pickle",
         ):
             raise UserError(
-                Problem("model.name", plan.model.name, "weights that can be read", f"{error}; the file may be cut off")
+                Problem(key, received, "weights that can be read", f"{error}; the file may be cut off")
             ) from error
         raise
 

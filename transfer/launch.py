@@ -38,10 +38,11 @@ def train(plan: Plan, parent: Path | None) -> None:
         stages.train(plan, parent)
         return
     if "TORCHELASTIC_RUN_ID" in os.environ or ("SLURM_NTASKS" in os.environ and "RANK" in os.environ):
-        rank(str(plan.folder / "config.yaml"), str(parent) if parent else None, plan.fingerprint)
+        _raise(rank(str(plan.folder / "config.yaml"), str(parent) if parent else None, plan.fingerprint))
         return
     for name in RANK_VARIABLES:
         os.environ.pop(name, None)
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     launch_config = LaunchConfig(
@@ -54,17 +55,29 @@ def train(plan: Plan, parent: Path | None) -> None:
         max_restarts=0,
         monitor_interval=0.2,
     )
-    problems = elastic_launch(launch_config, rank)(
-        str(plan.folder / "config.yaml"), str(parent) if parent else None, plan.fingerprint
-    )[0]
-    if problems:
-        raise UserError(problems)
+    try:
+        found = elastic_launch(launch_config, rank)(
+            str(plan.folder / "config.yaml"), str(parent) if parent else None, plan.fingerprint
+        )[0]
+    except SignalException as stop:
+        raise KeyboardInterrupt from stop
+    _raise(found)
 
 
-def rank(config_file: str, parent: str | None, fingerprint: str) -> list[Problem]:
+def _raise(found: list[Problem] | str) -> None:
+    if isinstance(found, str):
+        from transfer.sweep import pruning
+
+        raise pruning.TrialPruned(found)
+    if found:
+        raise UserError(found)
+
+
+def rank(config_file: str, parent: str | None, fingerprint: str) -> list[Problem] | str:
     """What each process runs: the same frozen config, whose fingerprint must come out the same everywhere.
 
-    Returns the user's mistakes, which every rank finds alike: the launcher would make a failure of an exception.
+    Returns the user's mistakes, or at which epoch the run was pruned; every rank finds them alike. The launcher would
+    make a failure of an exception.
     """
     from transfer import config, plan, stages
 
@@ -77,4 +90,11 @@ def rank(config_file: str, parent: str | None, fingerprint: str) -> list[Problem
         stages.train(planned, Path(parent) if parent else None)
     except UserError as error:
         return error.problems
+    except Exception as error:
+        if planned.config.search is not None:
+            from transfer.sweep import pruning
+
+            if isinstance(error, pruning.TrialPruned):
+                return str(error)
+        raise
     return []

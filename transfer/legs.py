@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from transfer import tasks
 from transfer.config import Data, Task
-from transfer.data import budgets, files, leakage, sources
+from transfer.data import budgets, encoding, files, leakage, sources
+from transfer.data.module import TransferData
 from transfer.data.sources import Splits
 from transfer.plan import Plan, has_data
 
@@ -60,6 +63,30 @@ def _splits(data: Data, task: Task, key: str, data_seed: int) -> Splits:
     return _read[name]
 
 
+def batches(
+    plan: Plan, leg: Leg, task: Any, tokenizer: Any, limit: int | None, *, splits: Iterable[str] | None = None
+) -> TransferData:
+    """The splits (without any named: all) encoded and batched.
+
+    Args:
+        limit: the most tokens that the model takes.
+    """
+    max_length = encoding.max_length(plan.task.max_length, limit, key=f"{plan.leg}.task.max_length")
+    encoded = {
+        split: encoding.encode(leg.by_split[split], task, tokenizer, max_length, plan.config.cache_dir)
+        for split in splits or leg.by_split
+    }
+    return TransferData(
+        encoded,
+        task,
+        tokenizer,
+        batch_size=plan.budget.batch_size,
+        seed=plan.seeds.order,
+        num_workers=plan.trainer.num_workers,
+        accumulate=plan.trainer.accumulate_grad_batches,
+    )
+
+
 def source_overlap(plan: Plan, leg: Leg) -> list[str]:
     """Source texts that stand in the target's test split would be a leak that no split of the target shows."""
     if plan.parent is None:
@@ -70,7 +97,7 @@ def source_overlap(plan: Plan, leg: Leg) -> list[str]:
 
 
 def vocabulary_overlap(plan: Plan, leg: Leg) -> float | None:
-    """The fraction of the words in the target's test texts that are in the source's training texts; None without texts."""
+    """The fraction of words in the target's test texts that the source's training texts have; None without texts."""
     if plan.parent is None:
         return None
     source = _splits(plan.parent.data, plan.parent.task, "source.data", plan.parent.seeds.data).train

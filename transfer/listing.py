@@ -40,6 +40,8 @@ def primary(record: Record) -> tuple[str, float | None]:
 def one_line(record: Record) -> str:
     """A finished run in one line."""
     name, value = primary(record)
+    if not records.tested(record):
+        name, value = record["monitor"]["name"], record["monitor"]["best"]
     what = record["arm"] or record["stage"]
     size = f" n={record['train_size']}" if record["train_size"] else ""
     number = "none" if value is None else f"{value:.4f}"

@@ -171,7 +171,7 @@ def _target(config: Config, stage: Stage, init: str) -> Plan:
     if stage is Stage.scratch:
         return _scratch(plan)
     if init == SOURCE:
-        parent = _pretrain(replace(config, folder=None, force=False))
+        parent = _pretrain(replace(config, folder=None, force=False, search=None))
         parent = replace(parent, fingerprint=records.fingerprint(identity(parent)))
         name = records.run_name(parent.stage, parent.fingerprint)
         return replace(plan, parent=parent, parents=({"run_id": name, "fingerprint": parent.fingerprint},))

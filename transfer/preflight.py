@@ -22,6 +22,6 @@ def check(plan: Plan) -> None:
     models.register()
     num_features = len(leg.train[0]["features"]) if "features" in leg.train.column_names else 0
     config = initial.config_for(plan, task, None, num_features)
-    with torch.device("meta"):
+    with torch.device("meta"), initial.configured(plan):
         model = getattr(transformers, task.auto_class).from_config(config)
     freezing.make(model, plan.freezing)

@@ -113,6 +113,11 @@ def complete(output_dir: Path, experiment: str, stage: str, fingerprint: str) ->
     return None
 
 
+def tested(record: Record) -> bool:
+    """Whether its test split has been looked at; a run of a search is trained with `test=false`."""
+    return any(name.startswith("test/") for name in record["metrics"])
+
+
 def find(output_dir: Path | str, experiment: str | None = None) -> list[Record]:
     """All records below `output_dir`, newest first."""
     pattern = f"{experiment or '*'}/*/{RECORD}"

@@ -15,7 +15,7 @@ from transfer import hardware, records
 from transfer import plan as planning
 from transfer.config import Config
 from transfer.errors import UserError
-from transfer.paths import require_writable
+from transfer.paths import cache_folder, require_writable
 from transfer.plan import Plan
 from transfer.records import Record
 from transfer.validation import validate
@@ -43,10 +43,11 @@ def execute(plan: Plan, *, force: bool = False, wait: bool = True) -> Record:
     for note in plan.notes:
         log.warning("%s", note)
     found = _complete(plan)
-    if found and not force:
+    if found and not force and _enough(plan, found):
         log.info("%s is complete: nothing to train", _where(found))
         return found
     new = not plan.output_dir.exists()
+    require_writable(cache_folder(plan.config.cache_dir), key="cache_dir")
     require_writable(plan.output_dir)
 
     def waiting() -> None:
@@ -60,7 +61,7 @@ def execute(plan: Plan, *, force: bool = False, wait: bool = True) -> Record:
     ):
         found = _complete(plan)
         if found and not force:
-            return found
+            return found if _enough(plan, found) else _test(plan, found)
         return _train(plan, _trained_parent(plan))
 
 
@@ -76,6 +77,19 @@ def _trained_parent(plan: Plan) -> Path | None:
 
 def _complete(plan: Plan) -> Record | None:
     return records.complete(plan.output_dir, plan.experiment, plan.stage, plan.fingerprint)
+
+
+def _enough(plan: Plan, record: Record) -> bool:
+    return records.tested(record) or not plan.config.test
+
+
+def _test(plan: Plan, record: Record) -> Record:
+    from transfer import testing
+
+    testing.test(plan, record)
+    found = _complete(plan)
+    assert found is not None, f"{record['_folder']} has no complete record"
+    return found
 
 
 def _where(record: Record) -> str:
@@ -112,8 +126,20 @@ def _recorded(plan: Plan) -> Iterator[None]:
         _record_unfinished(plan, "interrupted", started, "")
         raise
     except Exception as error:
-        _record_unfinished(plan, "failed", started, f"{type(error).__name__}: {error}")
+        if _was_pruned(plan, error):
+            shutil.rmtree(plan.folder / "checkpoints", ignore_errors=True)
+            _record_unfinished(plan, "interrupted", started, str(error))
+        else:
+            _record_unfinished(plan, "failed", started, f"{type(error).__name__}: {error}")
         raise
+
+
+def _was_pruned(plan: Plan, error: Exception) -> bool:
+    if plan.config.search is None:
+        return False
+    from transfer.sweep import pruning
+
+    return isinstance(error, pruning.TrialPruned)
 
 
 def _record_unfinished(plan: Plan, status: str, started: str, error: str) -> None:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
-import sys
 import time
-import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import transformers
-from datasets import disable_progress_bars
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from transfer import evaluation, freezing, hardware, initial, legs, parameters, recording, records, tasks
+from transfer import evaluation, freezing, hardware, initial, legs, parameters, recording, records, tasks, testing
 from transfer.checkpoints import LAST, BestWeights, PatientStopping, Resumable
-from transfer.data import encoding
 from transfer.data.module import TransferData
 from transfer.errors import Problem, UserError
 from transfer.gradients import GradientNorms
 from transfer.module import TransferModule
 from transfer.plan import Plan
-from transfer.progress import progress_bar
+from transfer.progress import progress_bar, quiet
 from transfer.tracking import Tracking
 from transfer.weights import WeightReport
 
@@ -39,7 +36,7 @@ def train(plan: Plan, parent: Path | None) -> None:
         UserError: for what is wrong with data, model or weights, before any training.
     """
     started, clock = records.now(), time.monotonic()
-    _quiet()
+    quiet()
     leg = legs.load(plan)
     for note in leg.splits.notes + legs.source_overlap(plan, leg):
         log.info("%s", note)
@@ -48,36 +45,23 @@ def train(plan: Plan, parent: Path | None) -> None:
     model, tokenizer, report = initial.initial(plan, task, leg.train, lambda: legs.vocabulary_texts(plan), parent)
     frozen = freezing.FreezingCallback(model, freezing.make(model, plan.freezing))
     _require_trained_head(plan, model, report)
-    max_length = encoding.max_length(
-        plan.task.max_length, initial.input_limit(model.config, tokenizer), key=f"{plan.leg}.task.max_length"
-    )
-    encoded = {
-        split: encoding.encode(rows, task, tokenizer, max_length, plan.config.cache_dir)
-        for split, rows in leg.by_split.items()
-    }
+    data = legs.batches(plan, leg, task, tokenizer, initial.input_limit(model.config, tokenizer))
     log.info("weights: %s", report.summary())
     log.info("freezing=%s: %s", plan.freezing.policy, freezing.describe(frozen.plan, model))
     frozen.prepare(distributed=plan.trainer.devices > 1)
-    data = TransferData(
-        encoded,
-        task,
-        tokenizer,
-        batch_size=plan.budget.batch_size,
-        seed=plan.seeds.order,
-        num_workers=plan.trainer.num_workers,
-        accumulate=plan.trainer.accumulate_grad_batches,
-    )
     module = TransferModule(model, task, plan, frozen)
     outcome = _fit_and_test(plan, module, data, frozen)
     try:
         record = recording.describe(plan, leg, module, report, outcome, started)
-        floors = evaluation.floors(plan, task, leg.by_split, leg.subset_hash) if plan.arm and plan.config.floors else {}
+        with_floors = plan.arm and plan.config.floors and plan.config.test
+        floors = evaluation.floors(plan, task, leg.by_split, leg.subset_hash) if with_floors else {}
         evaluation.add_floor_metrics(record, task, floors, leg.splits.test)
         if outcome.trainer.is_global_zero:
             model_folder = _save_model(plan.folder, module, tokenizer)
-            evaluation.write_predictions(plan.folder, leg.splits.test, outcome.predictions, floors)
             outcome.tracking.summarise(record)
-            outcome.tracking.log_model(record)
+            if plan.config.test:
+                evaluation.write_predictions(plan.folder, leg.splits.test, outcome.predictions, floors)
+                outcome.tracking.log_model(record)
             log.info("best weights: %s", model_folder)
         record["time"]["wall_s"] = round(time.monotonic() - clock, 3)
     except BaseException:
@@ -126,11 +110,13 @@ def _fit_and_test(plan: Plan, module: TransferModule, data: TransferData, frozen
         metrics = dict(best.metrics)
         metrics["num_steps"] = float(best.step)
         predictions = evaluation.Predictions()
-        if equal is not None and equal.weights and equal.step != best.step:
-            metrics |= evaluation.test_once(trainer, module, data, equal.weights, predictions, evaluation.EQUAL)
-        metrics |= evaluation.test_once(trainer, module, data, best.weights, predictions, "")
-        if equal is not None:
-            evaluation.fill_equal_steps(metrics, predictions)
+        others = None if equal is None else equal.weights if equal.step != best.step else {}
+        if plan.config.test:
+            metrics |= evaluation.test(trainer, module, data, best.weights, others, predictions)
+        else:
+            module.model.load_state_dict(best.weights)
+            if trainer.is_global_zero:
+                testing.postpone(plan.folder, others)
         return Outcome(trainer, tracking, best, metrics, predictions, train_s)
     except BaseException:
         tracking.finish(1)
@@ -140,7 +126,6 @@ def _fit_and_test(plan: Plan, module: TransferModule, data: TransferData, frozen
 def _fit(plan: Plan, trainer: Trainer, module: TransferModule, data: TransferData, best: BestWeights) -> None:
     if plan.freezing.policy == "all":
         trainer.validate(module, datamodule=data, verbose=False)
-        best.take(trainer, module)
         return
     last = plan.folder / LAST
     if last.is_file():
@@ -156,11 +141,14 @@ def _fit(plan: Plan, trainer: Trainer, module: TransferModule, data: TransferDat
             weights_only=False if last.is_file() else None,
         )
     except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes an exit code of it
+        # Lightning makes an exit code of Ctrl-C, and one of success of SIGTERM.
+        if isinstance(stop, SIGTERMException) or isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from stop
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if best.seen_step != trainer.global_step:  # max_steps ended the training within an epoch
+        trainer.validate(module, datamodule=data, verbose=False)
 
 
 def _trainer(
@@ -186,10 +174,15 @@ def _trainer(
     callbacks += [equal] if equal else []
     if budget.patience is not None:
         callbacks.append(PatientStopping(monitor, budget.patience, plan.task.mode, min_steps=budget.min_steps))
+    if plan.config.search is not None and plan.config.search.pruner != "none":
+        from transfer.sweep.pruning import Pruning
+
+        callbacks.append(Pruning(plan.config.search, monitor))
     callbacks.append(LearningRateMonitor("step"))
     bar = progress_bar()
     accelerator = settings.accelerator
-    trainer = Trainer(
+    make = functools.partial(
+        Trainer,
         accelerator=accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
@@ -214,28 +207,12 @@ def _trainer(
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
     )
-    return trainer, equal
-
-
-def _quiet() -> None:
-    """Lightning's hints are about settings that are decided here; the libraries' own bars come between ours."""
-    transformers.utils.logging.disable_progress_bar()
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for pattern in (
-        ".*does not have many workers.*",
-        ".*in eval mode at the start of training.*",
-        ".*sync_dist=True.*",
-        ".*smaller than the logging interval.*",
-        ".*LeafSpec.*",
-        ".*treespec.*",
-        ".*exists and is not empty.*",
-        ".*will save all targets and predictions in the buffer.*",
-        ".*variance of predictions or target is close to zero.*",
-    ):
-        warnings.filterwarnings("ignore", pattern)
+    try:
+        return make(), equal
+    except (MisconfigurationException, ValueError) as error:
+        received = f"accelerator={accelerator}, devices={settings.devices}, strategy={settings.strategy}"
+        allowed = "what Lightning's Trainer takes on this machine"
+        raise UserError(Problem("trainer", received, allowed, str(error).splitlines()[0])) from error
 
 
 def _save_model(folder: Path, module: TransferModule, tokenizer: Any) -> Path:

@@ -39,21 +39,27 @@ def offline(requested: bool | None) -> bool:
 
 
 class Tracking:
-    """The loggers of one run; `finish` must be called in every case. Of several ranks only the first one writes."""
+    """The loggers of one run; `finish` must be called in every case. Of several ranks only the first one writes.
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    Args:
+        curves: False where nothing is trained and only the summary is added to.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, *, curves: bool = True) -> None:
         self.plan = plan
         self.folder = folder
         self.run: Any = None
         self.csv = folder / "metrics.csv"
         self.before = folder / "metrics.before.csv"
-        self.writes = rank_zero_only.rank in (None, 0)
-        if self.writes and self.csv.is_file():
+        self.writes = getattr(rank_zero_only, "rank", None) in (None, 0)
+        self.loggers: list[Logger] = []
+        if curves and self.writes and self.csv.is_file():
             # An interrupted run: the CSV logger begins a new file, so what was there waits beside it.
             self._append(self.csv, self.before)
-        self.loggers: list[Logger] = [CSVLogger(folder, name="", version="", flush_logs_every_n_steps=100)]
+        if curves:
+            self.loggers.append(CSVLogger(folder, name="", version="", flush_logs_every_n_steps=100))
         name = plan.config.logger.name
-        if name == "tensorboard":
+        if name == "tensorboard" and curves:
             self.loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
         elif name == "wandb" and self.writes:
             self._start_wandb()

@@ -147,21 +147,23 @@ def _numbers(config: Config) -> Iterable[Problem]:
 
 def _not_negative(config: Config) -> Iterable[Problem]:
     at_least_zero: dict[str, float] = {
-        "data_seed": config.data_seed,
-        "source.seed": config.source.seed,
-        "seed": config.seed,
         "source.optimizer.weight_decay": config.source.optimizer.weight_decay,
         "optimizer.weight_decay": config.optimizer.weight_decay,
         "scratch.weight_decay": config.scratch.weight_decay,
         "trainer.num_workers": config.trainer.num_workers,
+        "trainer.checkpoint_every_s": config.trainer.checkpoint_every_s,
     }
-    for name in ("subset_seed", "init_seed", "order_seed"):
-        seed = getattr(config, name)
-        if isinstance(seed, int) and seed != config.seed:  # a reference to `seed` until it is composed
-            at_least_zero[name] = seed
     for key, value in at_least_zero.items():
         if not value >= 0:
             yield Problem(key, value, "a number of at least 0", "")
+    seeds = {"data_seed": config.data_seed, "source.seed": config.source.seed, "seed": config.seed}
+    for name in ("subset_seed", "init_seed", "order_seed"):
+        seed = getattr(config, name)
+        if isinstance(seed, int) and seed != config.seed:  # a reference to `seed` until it is composed
+            seeds[name] = seed
+    for key, seed in seeds.items():
+        if not 0 <= seed < 2**32:
+            yield Problem(key, seed, "a whole number of at least 0, below 2 ** 32", "")
 
 
 def _fractions(key: str, data: Data) -> Iterable[Problem]:
@@ -294,6 +296,10 @@ def _patterns(config: Config) -> Iterable[Problem]:
 def _placement(config: Config) -> Iterable[Problem]:
     if not config.output_dir:
         yield Problem("output_dir", repr(config.output_dir), "a folder", "")
+    names = {"source.data.name": config.source.data.name, "target.data.name": config.target.data.name}
+    for key, name in ({"experiment_name": config.experiment_name} | names).items():
+        if name is not None and not re.fullmatch(r"[^\s./\\-][^/\\]*", name):
+            yield Problem(key, repr(name), "a name without / that begins with a letter or a digit", "it names a folder")
     if (
         config.freezing.policy == "all"
         and (config.arm is Arm.direct or (config.arm is None and config.init == "pretrained"))

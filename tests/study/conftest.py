@@ -25,33 +25,9 @@ class Study:
         right = rng.random(self.num_test) < quality
         return np.where(right, self.labels, np.where(self.labels == "pos", "neg", "pos"))
 
-    def add(
-        self,
-        arm: str | None,
-        seed: int = 0,
-        train_size: int | None = 100,
-        quality: float | None = None,
-        write: bool = True,
-        config: dict | None = None,
-        floors: bool = True,
-        shuffle: bool = False,
-        **changes,
-    ) -> dict:
-        rng = np.random.default_rng([seed, train_size or 0, sum(map(ord, f"{arm}{config}{changes.get('source')}"))])
-        columns = {"prediction": self.answers(QUALITY.get(str(arm), 0.5) if quality is None else quality, rng)}
-        metrics = {"val/accuracy": 0.7, "test/loss": 0.5}
-        if arm == "scratch":
-            columns["prediction_equal_steps"] = self.answers(QUALITY["equal_steps"], rng)
-        if floors:
-            subset = np.random.default_rng([seed, train_size or 0])
-            for name in ("majority", "tfidf"):
-                columns[f"prediction_{name}"] = self.answers(QUALITY[name], subset)
-        prefixes = {"prediction": "test", "prediction_equal_steps": "test_equal_steps"}
-        for name, answers in columns.items():
-            prefix = prefixes.get(name, name.replace("prediction", "floor"))
-            metrics[f"{prefix}/accuracy"] = float((answers == self.labels).mean())
+    def _record(self, arm, seed, train_size, metrics, config):
         number = len(self.records)
-        record = {
+        return {
             "run_id": f"run-{number:03d}",
             "fingerprint": f"{number:010d}",
             "experiment": "movies_to_shops",
@@ -74,7 +50,8 @@ class Study:
                 "num_test": self.num_test,
                 "subset_hash": f"subset-{seed}-{train_size}",
             },
-            "time": {"started": f"2025-01-01T00:{number:02d}:00", "wall_s": 10.0},
+            "time": {"started": f"2025-01-01T00:{number:02d}:00", "wall_s": 10.0 + seed, "train_s": 8.0 + seed},
+            "throughput": {"examples_per_s": 50.0},
             "config": {
                 "seed": seed,
                 "data_seed": 0,
@@ -86,18 +63,62 @@ class Study:
                 "optimizer": {"lr": 5e-5},
                 "scratch": {"lr": 5e-4},
                 "target": {"budget": {"max_epochs": 4}},
-                **(config or {}),
+                **config,
             },
         }
+
+    def add(
+        self,
+        arm: str | None,
+        seed: int = 0,
+        train_size: int | None = 100,
+        quality: float | None = None,
+        write: bool = True,
+        config: dict | None = None,
+        floors: bool = True,
+        shuffle: bool = False,
+        validation: list[float] | None = None,
+        answers: np.ndarray | None = None,
+        texts: bool = False,
+        **changes,
+    ) -> dict:
+        rng = np.random.default_rng([seed, train_size or 0, sum(map(ord, f"{arm}{config}{changes.get('source')}"))])
+        columns = {"prediction": self.answers(QUALITY.get(str(arm), 0.5) if quality is None else quality, rng)}
+        if answers is not None:
+            columns["prediction"] = answers
+        metrics = {"val/accuracy": 0.7, "test/loss": 0.5}
+        if arm == "scratch":
+            columns["prediction_equal_steps"] = self.answers(QUALITY["equal_steps"], rng)
+        if floors:
+            subset = np.random.default_rng([seed, train_size or 0])
+            for name in ("majority", "tfidf"):
+                columns[f"prediction_{name}"] = self.answers(QUALITY[name], subset)
+        prefixes = {"prediction": "test", "prediction_equal_steps": "test_equal_steps"}
+        for name, answers in columns.items():
+            prefix = prefixes.get(name, name.replace("prediction", "floor"))
+            metrics[f"{prefix}/accuracy"] = float((answers == self.labels).mean())
+            if prefix.startswith("test"):
+                for label in CLASSES:
+                    own = self.labels == label
+                    metrics[f"{prefix}/recall/{label}"] = float((answers[own] == label).mean())
+        record = self._record(arm, seed, train_size, metrics, config or {})
         data = changes.pop("data", {})
         record |= changes
         record["data"] |= data
         folder = self.folder / record["experiment"] / f"{record['stage']}-{record['fingerprint'][:10]}"
         folder.mkdir(parents=True)
         (folder / "record.json").write_text(json.dumps(record))
+        if validation is not None:
+            # As Lightning writes it: sparse rows, steps from 0, a row of training between two of validation.
+            lines = ["epoch,step,train/loss,val/accuracy,val/loss"]
+            for epoch, value in enumerate(validation):
+                lines += [f"{epoch},{7 * epoch + 3},0.5,,", f"{epoch},{7 * epoch + 6},,{value},0.4"]
+            (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
         if write:
             order = rng.permutation(self.num_test) if shuffle else np.arange(self.num_test)
             table = {"id": self.ids, "label": self.labels, "score": np.ones(self.num_test), **columns}
+            if texts:
+                table["text"] = np.array([f"<b>text</b> of {id}, long enough to fill a line" for id in self.ids])
             parquet.write_table(
                 pa.table({name: list(v[order]) for name, v in table.items()}), folder / "predictions.parquet"
             )

@@ -246,3 +246,37 @@ def test_a_baseline_that_no_run_recorded_is_refused(study):
     del study.add("scratch")["metrics"]["test_equal_steps/accuracy"]
     with pytest.raises(UserError, match="test_equal_steps/accuracy"):
         compare(study.records, baseline="equal_steps")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        ({"target": {"budget": {"max_epochs": 8}}}, "the budgets differ (target.budget.max_epochs 4 and 8)"),
+        (
+            {"trainer": {"accumulate_grad_batches": 2}},
+            "the budgets differ (trainer.accumulate_grad_batches None and 2)",
+        ),
+        (
+            {"target": {"budget": {"max_epochs": 4}, "task": {"max_length": 64}}},
+            "the tasks differ (target.task.max_length None and 64)",
+        ),
+    ],
+)
+def test_pairs_with_another_budget_or_task_are_refused_and_named(study, theirs, words):
+    study.add("transfer")
+    study.add("scratch", config=theirs)
+    comparison = compare(study.records)
+    assert comparison.refused == [f"transfer from movies against scratch, 100 labels, seed 0: {words}."]
+    assert comparison.gains == []
+
+
+def test_pairs_with_other_numbers_of_examples_are_refused_and_named(study):
+    study.add("transfer")
+    study.add("scratch", data={"num_val": 50})
+    assert "the numbers of val examples differ (100 and 50)" in compare(study.records).refused[0]
+
+
+def test_the_scratch_arm_may_train_longer(study):
+    study.add("transfer", config={"scratch": {"max_epochs": 10}})
+    study.add("scratch", config={"scratch": {"max_epochs": 60}})
+    assert compare(study.records).refused == []

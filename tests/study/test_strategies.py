@@ -1,6 +1,7 @@
 import pytest
 
-from transfer.study.strategies import build, flatten
+from transfer.study.settings import flatten
+from transfer.study.strategies import build
 
 
 def labels(records):

@@ -140,7 +140,12 @@ def test_settings_that_do_not_fit_are_said(settings, key, words):
 
 
 def test_the_model_is_told_that_it_answers_with_one_number():
-    assert regression().model_settings() == {"num_labels": 1, "problem_type": "regression"}
+    assert regression().model_settings() == {
+        "num_labels": 1,
+        "id2label": {0: "LABEL_0"},
+        "label2id": {"LABEL_0": 0},
+        "problem_type": "regression",
+    }
     assert tasks.problem_type(Task(name="regression")) == "regression"
     assert tasks.problem_type(Task(multi_label=True)) == "multi_label"
     assert tasks.problem_type(Task()) == "single_label"

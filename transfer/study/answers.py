@@ -103,7 +103,9 @@ def _classes(row: Row, metric: str) -> list[str]:
     prefix = f"{row.sides[0].prefix}/{metric}/" if row.sides else ""
     metrics = row.sides[0].run.record.get("metrics") or {} if row.sides else {}
     return [
-        name.removeprefix(prefix) for name in metrics if name.startswith(prefix) and row.sides[0].run.metric(name) is not None
+        name.removeprefix(prefix)
+        for name in metrics
+        if name.startswith(prefix) and row.sides[0].run.metric(name) is not None
     ]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from transfer.study.results import Comparison, Contrast, FloorRow, Row
+from transfer.study.results import MANY_GAINS, Comparison, Contrast, FloorRow, Row
 from transfer.study.statistics import Spread
-from transfer.study.words import budget_words, interval_words, number, score_words
+from transfer.study.words import budget_words, interval_words, number, p_words, score_words
 
 
 def floors_under(comparison: Comparison, row: Row) -> list[FloorRow]:
@@ -22,9 +22,19 @@ def gain_header(comparison: Comparison) -> str:
 
 def caption(comparison: Comparison) -> str:
     """How to read the numbers."""
-    return "mean ± standard deviation over seeds on the test data; gains in brackets with their 95 % interval" + (
-        "" if comparison.higher_is_better else "; lower is better, gains are turned so that positive is better"
-    )
+    text = "mean ± standard deviation over seeds on the test data; gains in brackets with their 95 % interval"
+    if not comparison.higher_is_better:
+        text += "; lower is better, gains are turned so that positive is better"
+    if with_p(comparison):
+        text += "; p after Holm, for all gains over scratch together"
+    if len(comparison.gains) >= MANY_GAINS:
+        text += ", which a verdict needs as well"
+    return text
+
+
+def with_p(comparison: Comparison) -> bool:
+    """Whether there is more than one gain, so that the corrected p values say something."""
+    return len(comparison.gains) > 1
 
 
 def labels_cell(row: Row) -> str:
@@ -45,10 +55,20 @@ def gain_cell(row: Row, contrast: Contrast | None, metric: str) -> str:
     return f"{text} over {contrast.against}" if contrast.against != "scratch" else text
 
 
+def gain_name(row: Row, contrast: Contrast) -> str:
+    """The strategy, and what it is against where that is not the only scratch arm."""
+    return row.label if contrast.against == "scratch" else f"{row.label} over {contrast.against}"
+
+
+def p_cell(contrast: Contrast | None) -> str:
+    """The corrected p value."""
+    return "" if contrast is None else p_words(contrast.p_holm)
+
+
 def floor_cell(row: Row) -> str:
     """Whether the best floor is beaten."""
     return (
         ""
         if row.over_floor is None or row.secondary
-        else {"gain": "yes", "harm": "no"}.get(row.over_floor.gain.verdict, "undecided")
+        else {"gain": "yes", "harm": "no"}.get(row.over_floor.gain.verdict, "unclear")
     )

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from transfer.study.strategies import Run, Strategy, unread
+from transfer.study.settings import unread
+from transfer.study.strategies import Run, Strategy
 
 if TYPE_CHECKING:
     from transfer.study.results import Comparison

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from transfer.errors import Problem, UserError
-from transfer.study import sentences
+from transfer.study import pairing, sentences
 from transfer.study.commands import Commands, next_commands
 from transfer.study.diagnosis import collapsed, reasons
 from transfer.study.floor_rows import Known, floor_rows, over_floor
 from transfer.study.labels_saved import efficiency
-from transfer.study.pairing import Side, contrast, pair_runs, same_examples, twins
+from transfer.study.pairing import Side, pair_runs, same_examples, twins
 from transfer.study.parents import Parents
 from transfer.study.power import against_seed_noise, seeds_needed
 from transfer.study.resampling import holm
@@ -150,12 +150,12 @@ class _Study:
     def _contrast(self, strategy: Strategy, twin: Strategy, pairs: list[tuple[Run, Run]]) -> Contrast:
         treated = [_side(first, strategy.arm, self.baseline) for first, _ in pairs]
         control = [_side(second, twin.arm, self.baseline) for _, second in pairs]
-        gain, notes = contrast(treated, control, self.metric, not self.higher)
+        gain, notes = pairing.contrast(treated, control, self.metric, not self.higher)
         return Contrast(twin.label, gain, notes, treated, control)
 
     def _bare(self, strategy: Strategy, sides: list[Side], label: str) -> Row:
         values = [value for side in sides if (value := side.value(self.metric)) is not None]
-        level, _ = contrast(sides, None, self.metric, not self.higher)
+        level, _ = pairing.contrast(sides, None, self.metric, not self.higher)
         return Row(
             strategy.budget,
             sides[0].run.num_labels,

@@ -14,8 +14,8 @@ The critical value lies between the two t quantiles, at ``share**1.25`` of the w
 the first term's part of the variance. The power 1 is the approximation of Cochran and Cox to the Behrens-Fisher problem
 and covers up to 97.1 %; the power 2 is the first term of Welch's series (1947, Biometrika 34) and covers down to
 93.4 %; Satterthwaite's degrees of freedom cover down to 92.2 % (all with three seeds, by integration). Two seeds keep
-the power 1. No seed variance is taken to be zero: of two seeds the sum of both terms is at least what it would be if the
-seeds differed in nothing but their luck on the test examples; of three or more seeds the first term is at least the
+the power 1. No seed variance is taken to be zero: of two seeds the sum of both terms is at least what it would be if
+the seeds differed in nothing but their luck on the test examples; of three or more seeds the first term is at least the
 2.5 % quantile that it would have then.
 
 Coverage of the 95 % interval in percent and, after the stroke, verdicts in percent where there is no gain; 4,000

@@ -19,7 +19,7 @@ DRAWS = 1000
 
 
 def monotone(means: Array) -> Array:
-    """Non-decreasing least-squares fit along the last axis [..., m], by the max-min formula, for many curves at once."""
+    """Non-decreasing least-squares fit along the last axis [..., m], by the max-min formula, of many curves at once."""
     size = means.shape[-1]
     sums = np.concatenate([np.zeros((*means.shape[:-1], 1)), np.cumsum(means, axis=-1)], axis=-1)
     fitted = np.full_like(means, -np.inf)
@@ -114,6 +114,7 @@ class _Arms:
         return float(low), float(high)
 
     def saved(self, place: tuple[str, str, str, str], row: Row) -> LabelsSaved:
+        """What scratch needs to equal ``row``."""
         sizes = np.array([float(other.num_labels) for other in self.theirs])
         needed = labels_needed(sizes, self.scratch, self.sign * self._means(row))
         low, high = self._interval(needed[1:])
@@ -122,6 +123,7 @@ class _Arms:
         )
 
     def crossover(self, place: tuple[str, str, str, str]) -> list[Crossover]:
+        """Where the arms cross, if they share two budgets."""
         by_size = {row.num_labels: row for row in self.theirs}
         shared = [row for row in self.ours if row.num_labels in by_size]
         if len(shared) < 2:

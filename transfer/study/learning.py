@@ -70,7 +70,7 @@ def speed(contrast: Contrast, metric: str, higher_is_better: bool) -> Speed | No
         ours, theirs = curve(treated.run, metric), curve(control.run, metric)
         if ours is None or theirs is None:
             continue
-        best, threshold = (sign * c.values).max(), (sign * theirs.values).max()
+        best, threshold = (sign * ours.values).max(), (sign * theirs.values).max()
         jumps.append(float(sign * (ours.values[0] - theirs.values[0])))
         finals.append(float(best - threshold))
         steps.append(_reached(ours, threshold, sign))

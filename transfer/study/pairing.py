@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from transfer.study.influence import encoded, value_and_influence
+from transfer.study.settings import flatten
 from transfer.study.statistics import (
     Evidence,
     Gain,
@@ -20,7 +21,7 @@ from transfer.study.statistics import (
     gain_of,
     gain_of_values,
 )
-from transfer.study.strategies import Run, Strategy, flatten
+from transfer.study.strategies import Run, Strategy
 from transfer.study.weighted_metrics import LOWER_IS_BETTER, METRICS, NUMERIC, Array
 
 _CONDITIONS = ("the budgets differ", "the tasks differ")
@@ -162,7 +163,8 @@ def evidence_of(treated: Sequence[Side], control: Sequence[Side] | None, metric:
 def as_pair(treated: Side, control: Side) -> Pair:
     """The predictions of two sides, in the order of the first."""
     ours, theirs = treated.run.predictions, control.run.predictions
-    assert ours is not None and theirs is not None
+    assert ours is not None
+    assert theirs is not None
     return Pair(
         ours.ids,
         ours.labels,
@@ -203,7 +205,8 @@ def _read_anew(side: Side, metric: str) -> Reading | str:
         return f"a run kept no column {side.column} in its predictions"
     if metric in NUMERIC and not np.issubdtype(found.labels.dtype, np.floating):
         return f"{metric} needs numbers as labels"
-    again, influence = value_and_influence(*encoded([found.labels, answers], metric), metric)
+    labels, encoded_answers = encoded([found.labels, answers], metric)
+    again, influence = value_and_influence(labels, encoded_answers, metric)
     value = side.value(metric)
     # Another reduction order or half precision may move the last digits; another definition moves more.
     if value is None or not math.isclose(again, value, rel_tol=2e-3, abs_tol=1e-3):

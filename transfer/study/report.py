@@ -1,12 +1,21 @@
-"""A comparison in the terminal, and the way to its page."""
+"""A comparison in the terminal, and all its files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transfer.study.cells import caption, floor_cell, floors_under, gain_cell, gain_header, labels_cell, spread_cell
-from transfer.study.page import render
+from transfer.study.cells import (
+    caption,
+    floor_cell,
+    floors_under,
+    gain_cell,
+    gain_header,
+    labels_cell,
+    p_cell,
+    spread_cell,
+    with_p,
+)
 from transfer.study.results import Comparison, Contrast
 from transfer.study.words import floor_words, metric_words
 
@@ -16,21 +25,28 @@ if TYPE_CHECKING:
 
 VERDICT_STYLES = {"gain": "green", "harm": "red", "undecided": "yellow"}
 _MOST_COMMANDS = 8
+_MOST_SENTENCES = 10
+_MOST_REFUSED = 20
 
 
 def print_table(comparison: Comparison, console: Console) -> None:
-    """Print the table, what it says, what was refused and what to type next; made for 100 columns."""
+    """Print the answer, the table, what it says, what was refused and what to type next; made for 100 columns."""
     from rich.markup import escape
     from rich.padding import Padding
 
     console.print(f"[bold]{escape(comparison.question)}[/bold]")
+    console.print(f"{escape(comparison.headline)}\n", highlight=False)
     console.print(_table(comparison))
-    for sentence in comparison.sentences:
+    for sentence in comparison.sentences[:_MOST_SENTENCES]:
         console.print(escape(sentence), highlight=False)
+    if len(comparison.sentences) > _MOST_SENTENCES:
+        console.print(f"and {len(comparison.sentences) - _MOST_SENTENCES} more on the page", style="dim")
     if comparison.refused:
         console.print("\n[bold]Not compared[/bold]")
-        for line in comparison.refused:
+        for line in comparison.refused[:_MOST_REFUSED]:
             console.print(Padding(escape(line), (0, 0, 0, 2)), style="yellow", highlight=False)
+        if len(comparison.refused) > _MOST_REFUSED:
+            console.print(f"  and {len(comparison.refused) - _MOST_REFUSED} more on the page", style="dim")
     if comparison.next_commands:
         console.print("\n[bold]Next[/bold]")
         for line in comparison.next_commands[:_MOST_COMMANDS]:  # one line each, to be copied
@@ -48,38 +64,32 @@ def _table(comparison: Comparison) -> Table:
     table.add_column("arm")
     table.add_column("seeds", justify="right", no_wrap=True)
     table.add_column(metric_words(comparison.metric), justify="right", no_wrap=True)
-    table.add_column(gain_header(comparison))
+    table.add_column(gain_header(comparison).replace(" (", "\n("), no_wrap=True)
+    if with_p(comparison):
+        table.add_column("p", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    table.add_column("beats floor", no_wrap=True)
+    table.add_column("beats\nfloor", no_wrap=True)
+    p = with_p(comparison)
     last = None
     for row in comparison.rows:
         if last is not None and row.budget != last:
             table.add_row()
-        style = "dim" if row.secondary else ""
-        first = row.over_scratch[0] if row.over_scratch else None
-        table.add_row(
-            "" if row.budget == last else labels_cell(row),
-            escape(row.label),
-            str(len(row.seeds)),
-            spread_cell(row.score, comparison.metric),
-            escape(gain_cell(row, first, comparison.metric)),
-            _coloured(first),
-            floor_cell(row),
-            style=style,
-        )
-        for contrast in row.over_scratch[1:]:
-            table.add_row("", "", "", "", escape(gain_cell(row, contrast, comparison.metric)), _coloured(contrast), "")
-        for floor in floors_under(comparison, row):
+        for index, contrast in enumerate([*row.over_scratch] or [None]):
+            own = index == 0
             table.add_row(
-                "",
-                floor_words(floor.name),
-                "",
-                spread_cell(floor.score, comparison.metric),
-                "",
-                "",
-                "",
-                style="italic dim",
+                labels_cell(row) if own and row.budget != last else "",
+                escape(row.label) if own else "",
+                str(len(row.seeds)) if own else "",
+                spread_cell(row.score, comparison.metric) if own else "",
+                escape(gain_cell(row, contrast, comparison.metric)),
+                *[p_cell(contrast)] * p,
+                _coloured(contrast),
+                floor_cell(row) if own else "",
+                style="dim" if row.secondary else "",
             )
+        for floor in floors_under(comparison, row):
+            cells = ["", floor_words(floor.name), "", spread_cell(floor.score, comparison.metric)]
+            table.add_row(*cells, style="italic dim")
         last = row.budget
     return table
 
@@ -91,6 +101,28 @@ def _coloured(contrast: Contrast | None) -> str:
     return f"[{VERDICT_STYLES[verdict]}]{verdict}[/]"
 
 
-def write_html(comparison: Comparison, path: str | Path) -> None:
-    """Write one self-contained page; nothing on it is fetched from anywhere."""
-    Path(path).write_text(render(comparison), encoding="utf-8")
+def write_all(comparison: Comparison, folder: str | Path) -> list[Path]:
+    """Write the page, its text as Markdown, its pictures as PNG and SVG and its data as CSV; the page comes first.
+
+    Nothing on the page is fetched from anywhere. The folder is made if it is not there.
+    """
+    from transfer.study import details, drawing, markdown, page, tables
+    from transfer.study.figures import FIGURES
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = details.build(comparison)
+    figures: dict[str, tuple[str, str]] = {}
+    pictures: list[Path] = []
+    for name, draw in FIGURES.items():
+        wide, narrow = draw(comparison, found, False), draw(comparison, found, True)
+        if wide is None or narrow is None:
+            continue
+        figures[name] = drawing.as_svg(wide), drawing.as_svg(narrow)
+        pictures += [folder / f"{name}.png", folder / f"{name}.svg"]
+        pictures[-2].write_bytes(drawing.as_png(wide))
+        pictures[-1].write_text(figures[name][0], encoding="utf-8")
+    texts = [folder / "report.html", folder / "report.md"]
+    texts[0].write_text(page.render(comparison, found, figures), encoding="utf-8")
+    texts[1].write_text(markdown.render(comparison, found, figures), encoding="utf-8")
+    return [*texts, *pictures, *tables.write(comparison, found, folder)]

@@ -28,8 +28,8 @@ class Contrast:
 
     ``notes`` say what its interval leaves out and why. ``family`` gains are asked for together, and ``p_holm`` is the
     p value corrected for that. ``noise``: the gain in standard deviations of the scratch arm over its seeds.
-    ``needed``: seeds that would decide a gain of the size found, or of the size asked for. ``reasons``: what the records
-    show that may explain a gain below 0.
+    ``needed``: seeds that would decide a gain of the size found, or of the size asked for. ``reasons``: what the
+    records show that may explain a gain below 0.
     """
 
     against: str

@@ -18,13 +18,15 @@ from transfer.study.words import (
     times,
 )
 
-_MOST_WAYS = 4  # told one by one in the headline
+_MOST_WAYS = 4  # told one by one; of more, the tables tell
 
 
 def question(strategies: Sequence[Strategy]) -> str:
     """The question that these strategies answer."""
     targets = listed(sorted({s.budget.target for s in strategies}))
     sources = sorted({s.source for s in strategies if s.source is not None})
+    if len(sources) > _MOST_WAYS:
+        return f"Does transfer from one of {len(sources)} sources help on {targets}?"
     if sources:
         return f"Does transfer from {listed(sources, 'or')} help on {targets}?"
     return f"Does starting from published weights help on {targets}?"
@@ -86,24 +88,22 @@ def _outcomes(gains: list[tuple[Row, Contrast]], comparison: Comparison) -> str:
 def _many(gains: list[tuple[Row, Contrast]], comparison: Comparison) -> str:
     counts = {v: sum(c.verdict == v for _, c in gains) for v in ("gain", "harm", "undecided")}
     row, best = max(gains, key=lambda item: (item[1].verdict == "gain", item[1].gain.estimate))
-    text = (
-        f"Of {len(gains)} ways to start from other weights, {counts['gain']} {_verb(counts['gain'], 'help')}, "
-        f"{counts['harm']} {_verb(counts['harm'], 'harm')} and {counts['undecided']} "
-        f"{'is' if counts['undecided'] == 1 else 'are'} undecided"
-    )
+    subject = "Transfer" if row.arm == "transfer" else "Starting from published weights"
     size = size_words(best.gain.estimate, comparison.metric, signed=True)
-    return text + f"; the largest gain is that of {row.label} with {row.num_labels:,} labels ({size})."
-
-
-def _verb(count: int, verb: str) -> str:
-    return f"{verb}s" if count == 1 else verb
+    return (
+        f"{subject} helps in {counts['gain']}, harms in {counts['harm']} and is undecided in {counts['undecided']} of "
+        f"{len(gains)} comparisons with training from scratch; the largest gain is that of {row.label} with "
+        f"{row.num_labels:,} labels ({size})."
+    )
 
 
 def verdicts(comparison: Comparison) -> list[str]:
-    """One paragraph a budget and strategy: against scratch, against the floor, against the published weights."""
-    lines = []
+    """Over all budgets first; then a paragraph each: against scratch, against the floor, against published weights."""
+    lines = [words for found in comparison.crossovers if (words := crossover_words(found))]
+    lines = lines if len(lines) <= _MOST_WAYS else []
+    lines += saved_words(comparison.saved)
+    lines += [f"{_where(row)}, {line} ({row.label})." for row in comparison.rows for line in row.collapsed]
     for row in comparison.rows:
-        lines += [f"{_where(row)}, {line} ({row.label})." for line in row.collapsed]
         if row.secondary or row.arm == "scratch":
             continue
         parts = [_against_scratch(row, contrast, comparison) for contrast in row.over_scratch]
@@ -114,13 +114,11 @@ def verdicts(comparison: Comparison) -> list[str]:
         parts += [_against_direct(contrast, comparison) for contrast in row.over_direct]
         floor = _against_floor(row, comparison)
         lines.append(" ".join(parts + ([floor] if floor else [])))
-    lines += [saved_words(found) for found in comparison.saved]
-    lines += [words for found in comparison.crossovers if (words := crossover_words(found))]
     count = len(comparison.gains)
     if count >= MANY_GAINS:
         lines.append(
-            f"These are {count} gains over scratch, each with its own 95 % interval. A verdict among so many holds only "
-            "if it also stands at Holm's corrected level, which makes any false one in at most 5 % of studies."
+            f"These are {count} gains over scratch, each with its own 95 % interval. A verdict among so many holds "
+            "only if it also stands at Holm's corrected level, which makes any false one in at most 5 % of studies."
         )
     return lines
 
@@ -170,26 +168,38 @@ def needed_words(contrast: Contrast, metric: str) -> str:
     return f"To show {size} in four of five studies takes about {times(needed.num_seeds, 'seed', 'seeds')}."
 
 
-def saved_words(found: LabelsSaved) -> str:
-    """The labels that a strategy saves, with their interval."""
-    what = f"With {found.num_labels:,} labels, {_subject(found.label)}"
-    scratch = found.against
-    if math.isinf(found.needed):
-        if found.needed > 0:
-            text = f"{what} does better than {scratch} with {found.most:,}"
-            if found.most > found.num_labels:
-                text += f": it saves more than {found.most - found.num_labels:,} labels"
-            else:
-                text += ", the most that were tried: how many labels it saves is not known"
-        else:
-            text = f"{what} is no better than {scratch} with fewer than {found.least:,}: it saves none"
-    else:
-        text = f"{what} equals {scratch} with about {count_words(found.needed)}"
-        more = found.needed - found.num_labels
-        text += f": it saves {count_words(more)} labels" if more >= 0.5 else ": it saves none"
-    if math.isnan(found.low):
-        return f"{text} (one seed: no interval)."
-    return f"{text} (95 % interval of the labels that {scratch} needs: {needed_range(found)})."
+def saved_words(found: Sequence[LabelsSaved]) -> list[str]:
+    """One sentence a strategy: the labels that it saves, with the interval of those that scratch needs."""
+    ways: dict[tuple[str, ...], list[LabelsSaved]] = {}
+    for one in found:
+        ways.setdefault((one.target, one.model, one.label, one.against), []).append(one)
+    if len(ways) > _MOST_WAYS:
+        return []  # a table says it better
+    lines = []
+    for (_, _, label, against), members in ways.items():
+        reached = [one for one in members if one.needed <= one.most]
+        told = [_saved(one) for one in reached]
+        beyond = [one for one in members if one.needed > one.most]
+        if beyond:
+            sizes = listed([f"{one.num_labels:,}" for one in beyond])
+            told.append(f"with {sizes} more than can be said, {against} with {beyond[0].most:,}, the most, is behind")
+        lines.append(f"Labels saved by {_subject(label)}, over {against}: {'; '.join(told)}.")
+        if members[0].num_seeds < 2:
+            lines[-1] = f"{lines[-1][:-1]} (one seed: no intervals)."
+    return lines
+
+
+def _saved(found: LabelsSaved) -> str:
+    """``with 20 labels 280 (scratch needs 300, 95 % interval 210 to 430)``."""
+    more = found.needed - found.num_labels
+    saved = count_words(more) if more >= 0.5 else "none"
+    return f"with {found.num_labels:,} labels {saved} ({_scratch_needs(found)})"
+
+
+def _scratch_needs(found: LabelsSaved) -> str:
+    needed = needed_range(found)
+    interval = f", 95 % interval {needed}" if needed and needed != _bound(found.needed, found) else ""
+    return f"it needs {_bound(found.needed, found)}{interval}"
 
 
 def needed_range(found: LabelsSaved) -> str:
@@ -228,7 +238,8 @@ def _against_direct(contrast: Contrast, comparison: Comparison) -> str:
     if contrast.verdict == "harm":
         return f"It is worse than {against} by {size} ({evidence})."
     signed = size_words(contrast.gain.estimate, comparison.metric, signed=True)
-    return f"Whether it beats {against} is undecided: {signed} ({evidence})."
+    chance = f"; Holm's p {p_words(contrast.p_holm)}" if contrast.taken_back else ""
+    return f"Whether it beats {against} is undecided: {signed} ({evidence}{chance})."
 
 
 def _against_floor(row: Row, comparison: Comparison) -> str | None:

@@ -1,6 +1,5 @@
 """The gain of one way of training over another; `intervals` says how far it can be trusted."""
 
-
 from __future__ import annotations
 
 import math

@@ -10,55 +10,15 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 from transfer.study import predictions
 from transfer.study.predictions import Predictions
+from transfer.study.settings import SEEDS, flatten, own_config, unread
 
 Record = dict[str, Any]
 ARMS = ("transfer", "direct", "scratch")
-SEEDS = ("seed", "data_seed", "subset_seed", "init_seed", "order_seed")
-# Where a run is filed, logged and placed, and what the group of a strategy already says.
-_NEVER = (
-    *SEEDS,
-    "stage",
-    "arm",
-    "experiment_name",
-    "output_dir",
-    "cache_dir",
-    "force",
-    "floors",
-    "logger",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.num_workers",
-    "trainer.log_every_n_steps",
-    "trainer.checkpoint_every_s",
-    "trainer.deterministic",
-    "trainer.detect_anomaly",
-    "target.data.train_size",
-    "target.data.local",
-    "source.data.local",
-    "freezing.policy",
-)
-# Parts of the config that a run of this arm does not read.
-_UNREAD = {
-    "transfer": ("scratch",),
-    "direct": ("scratch", "source", "init"),
-    "scratch": (
-        "source",
-        "init",
-        "freezing",
-        "weights",
-        "scheduler",
-        "optimizer.lr",
-        "optimizer.weight_decay",
-        "optimizer.head_multiplier",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -129,7 +89,7 @@ class Run:
     @cached_property
     def own_config(self) -> dict[str, Any]:
         """Config without seeds, filing, logging and placement."""
-        return _pruned(self.record.get("config") or {}, _NEVER_TREE)
+        return own_config(self.record.get("config") or {})
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -143,7 +103,10 @@ class Run:
         target, trainer = config.get("target") or {}, config.get("trainer") or {}
         budget = {"target.budget": target.get("budget")}
         budget |= {f"trainer.{key}": trainer.get(key) for key in ("accumulate_grad_batches", "limit_train_batches")}
-        return budget, {"target.task": target.get("task"), "trainer.limit_eval_batches": trainer.get("limit_eval_batches")}
+        return budget, {
+            "target.task": target.get("task"),
+            "trainer.limit_eval_batches": trainer.get("limit_eval_batches"),
+        }
 
     @cached_property
     def read_settings(self) -> dict[str, Any]:
@@ -164,55 +127,6 @@ class Strategy:
     label: str = field(default="")
 
 
-def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested config -> dotted keys, the way a user types them. Lists stay values."""
-    flat: dict[str, Any] = {}
-    _flatten(config, "", flat)
-    return flat
-
-
-def _flatten(config: Mapping[str, Any], prefix: str, flat: dict[str, Any]) -> None:
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            _flatten(value, f"{prefix}{key}.", flat)
-        else:
-            flat[prefix + key] = value
-
-
-def _within(key: str, part: str) -> bool:
-    return key == part or key.startswith(part + ".")
-
-
-def _tree(keys: Iterable[str]) -> dict[str, Any]:
-    """Dotted keys -> nested dicts; None where a key ends."""
-    tree: dict[str, Any] = {}
-    for key in keys:
-        *sections, last = key.split(".")
-        place = tree
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[last] = None
-    return tree
-
-
-_NEVER_TREE = _tree(_NEVER)
-
-
-def _pruned(config: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without the keys that end in the tree."""
-    return {
-        key: _pruned(value, tree[key]) if key in tree and isinstance(value, dict) else value
-        for key, value in config.items()
-        if key not in tree or tree[key] is not None
-    }
-
-
-@cache
-def unread(arm: str, key: str) -> bool:
-    """Whether a run of this arm is known not to read the config key."""
-    return any(_within(key, part) for part in _UNREAD[arm])
-
-
 def _name(value: Any) -> str:
     """Records hold names; anything else is shown as it is rather than refused."""
     if isinstance(value, Mapping):
@@ -225,10 +139,14 @@ def build(records: Iterable[Record]) -> tuple[list[Strategy], list[str]]:
     cells: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     notes: list[str] = []
     seen: set[str] = set()
+    searched = 0
     for record in records:
         if record.get("arm") not in ARMS:
             continue
         name = f"{record['arm']} run {record.get('run_id') or record.get('_folder')}"
+        if _of_a_search(record):
+            searched += 1
+            continue
         if record.get("status") != "complete":
             notes.append(f"{name}: not compared, its status is {record.get('status')}.")
             continue
@@ -242,6 +160,8 @@ def build(records: Iterable[Record]) -> tuple[list[Strategy], list[str]]:
         source = _name(record.get("source")) if arm == "transfer" else None
         freezing = None if arm == "scratch" else _name(record.get("freezing"))
         cells[budget, arm, source, freezing].append(Run(record))
+    if searched:
+        notes.append(f"{searched} runs of a search: not compared, only its winner has been tested.")
     strategies = []
     for (budget, arm, source, freezing), runs in cells.items():
         for differences, members in _split(runs):
@@ -259,6 +179,13 @@ def build(records: Iterable[Record]) -> tuple[list[Strategy], list[str]]:
     )
     _label(strategies)
     return strategies, notes
+
+
+def _of_a_search(record: Record) -> bool:
+    """Trained to choose by validation only, or given up on the way there."""
+    if record.get("status") != "complete":
+        return str(record.get("error", "")).startswith("pruned")
+    return not any(name.startswith("test") for name in record.get("metrics") or {})
 
 
 def _split(runs: list[Run]) -> list[tuple[dict[str, Any], list[Run]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from transfer import records
 from transfer.config import Config
 from transfer.errors import SweepFailedError, UserError
 from transfer.paths import require_writable
+from transfer.plan import Plan
 from transfer.sweep.ledger import BUSY, Job, Ledger
 from transfer.validation import validate
 
@@ -84,29 +86,42 @@ def freeze(
     hydra_context: HydraContext, master: DictConfig, parser: OverridesParser, combinations: Sequence[list[str]]
 ) -> tuple[list[Job], dict[int, Config], dict[int, UserError]]:
     """Jobs with their fingerprints, the resolved config of each, and the mistakes in those that have a wrong one."""
-    from transfer.explain import explain
-
-    composer = _Composer(hydra_context, master, parser)
+    composer = Composer(hydra_context, master, parser)
     jobs: list[Job] = []
     configs: dict[int, Config] = {}
     mistakes: dict[int, UserError] = {}
     for number, overrides in enumerate(combinations):
         job = Job(number, list(overrides))
-        try:
-            config = composer.config(overrides)
-            config.overrides = list(overrides)
-            validate(config)
-            planned = planning.make(config)
-            job.experiment, job.stage, job.fingerprint = planned.experiment, planned.stage, planned.fingerprint
-            configs[number] = planned.config
-        except (UserError, HydraException, OmegaConfBaseException) as error:
-            mistakes[number] = explain(error)
-            job.error = str(mistakes[number])
+        found = freeze_job(composer, job, overrides=list(overrides))
+        if isinstance(found, UserError):
+            mistakes[number] = found
+        else:
+            configs[number] = found.config
         jobs.append(job)
     return jobs, configs, mistakes
 
 
-class _Composer:
+def freeze_job(composer: Composer, job: Job, **changes: Any) -> Plan | UserError:
+    """The plan of a job, which is noted in it; or what the user has to mend, which is as well.
+
+    Args:
+        changes: fields of the config that no override sets.
+    """
+    from transfer.explain import explain
+
+    try:
+        config = replace(composer.config(job.overrides), **changes)
+        validate(config)
+        planned = planning.make(config)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        mistake = explain(error)
+        job.error = str(mistake)
+        return mistake
+    job.experiment, job.stage, job.fingerprint = planned.experiment, planned.stage, planned.fingerprint
+    return planned
+
+
+class Composer:
     """Hydra composes once for each combination of groups; plain values are set on that, many times faster."""
 
     def __init__(self, hydra_context: HydraContext, master: DictConfig, parser: OverridesParser) -> None:

@@ -1,13 +1,15 @@
 """What a sweep is made of, on disk: its jobs, each with the config it was frozen with, and what became of them.
 
-`outputs/.sweeps/<name>/` holds `sweep.json` (written once, at the start), `jobs/<number>.yaml` (a resolved config each)
-and `errors/<number>.json` for jobs that came to no record. The state of all other jobs is that of their records.
+`outputs/.sweeps/<name>/` holds `sweep.json` (written once, at the start, or by a search with each of its trials),
+`jobs/<number>.yaml` (a resolved config each) and `errors/<number>.json` for jobs that came to no record. The state of
+all other jobs is that of their records.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -60,9 +62,34 @@ class Ledger:
             file = self.config_file(job)
             if job.number in configs and not file.exists():
                 schema.save(configs[job.number], file)
-        plain = asdict(self) | {"output_dir": str(self.output_dir)}
         if not (self.folder / FILE).exists():
-            records.write_atomically(self.folder / FILE, json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
+            self._write_jobs()
+
+    def _write_jobs(self) -> None:
+        plain = asdict(self) | {"output_dir": str(self.output_dir)}
+        records.write_atomically(self.folder / FILE, json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
+
+    def add(self, jobs: list[Job], configs: dict[int, Config], *, without: Collection[int] = ()) -> None:
+        """Further jobs of a sweep that does not know them all at its start; its other processes may have added some.
+
+        Who calls it holds the sweep's lock.
+
+        Args:
+            without: numbers of jobs that no longer count.
+        """
+        (self.folder / "jobs").mkdir(parents=True, exist_ok=True)
+        for job in jobs:
+            if job.number in configs:
+                schema.save(configs[job.number], self.config_file(job))
+        file = self.folder / FILE
+        by_number: dict[int, Job] = {}
+        if file.exists():
+            known = json.loads(file.read_text(encoding="utf-8"))
+            self.started = known["started"]
+            by_number = {job["number"]: Job(**job) for job in known["jobs"]}
+        by_number |= {job.number: job for job in jobs}
+        self.jobs = [by_number[number] for number in sorted(by_number) if number not in without]
+        self._write_jobs()
 
     def record(self, job: Job) -> Record | None:
         """The record that a job came to, whatever its status."""

@@ -1,0 +1,103 @@
+"""Which settings of a run's config tell it from another, and which an arm does not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+SEEDS = ("seed", "data_seed", "subset_seed", "init_seed", "order_seed")
+# Where a run is filed, logged and placed, and what the group of a strategy already says.
+_NEVER = (
+    *SEEDS,
+    "stage",
+    "arm",
+    "experiment_name",
+    "output_dir",
+    "cache_dir",
+    "force",
+    "floors",
+    "logger",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.num_workers",
+    "trainer.log_every_n_steps",
+    "trainer.checkpoint_every_s",
+    "trainer.deterministic",
+    "trainer.detect_anomaly",
+    "target.data.train_size",
+    "target.data.local",
+    "source.data.local",
+    "freezing.policy",
+)
+# Parts of the config that a run of this arm does not read.
+_UNREAD = {
+    "transfer": ("scratch",),
+    "direct": ("scratch", "source", "init"),
+    "scratch": (
+        "source",
+        "init",
+        "freezing",
+        "weights",
+        "scheduler",
+        "optimizer.lr",
+        "optimizer.weight_decay",
+        "optimizer.head_multiplier",
+    ),
+}
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested config -> dotted keys, the way a user types them. Lists stay values."""
+    flat: dict[str, Any] = {}
+    _flatten(config, "", flat)
+    return flat
+
+
+def _flatten(config: Mapping[str, Any], prefix: str, flat: dict[str, Any]) -> None:
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            _flatten(value, f"{prefix}{key}.", flat)
+        else:
+            flat[prefix + key] = value
+
+
+def _within(key: str, part: str) -> bool:
+    return key == part or key.startswith(part + ".")
+
+
+def _tree(keys: Iterable[str]) -> dict[str, Any]:
+    """Dotted keys -> nested dicts; None where a key ends."""
+    tree: dict[str, Any] = {}
+    for key in keys:
+        *sections, last = key.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = None
+    return tree
+
+
+_NEVER_TREE = _tree(_NEVER)
+
+
+def own_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without seeds, filing, logging and placement."""
+    return _pruned(config, _NEVER_TREE)
+
+
+def _pruned(config: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without the keys that end in the tree."""
+    return {
+        key: _pruned(value, tree[key]) if key in tree and isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in tree or tree[key] is not None
+    }
+
+
+@cache
+def unread(arm: str, key: str) -> bool:
+    """Whether a run of this arm is known not to read the config key."""
+    return any(_within(key, part) for part in _UNREAD[arm])
