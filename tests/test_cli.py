@@ -143,7 +143,7 @@ def test_compare_gives_table_picture_and_page(outputs, tmp_path):
     assert outcome.code == 0, outcome.err
     assert "transfer" in outcome.out
     assert "scratch" in outcome.out
-    assert (tmp_path / "report" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "report" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "<html" in (tmp_path / "report" / "report.html").read_text()
 
 

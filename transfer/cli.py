@@ -81,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--metric", help="a test metric, such as f1 (default: the one that chose the best weights)")
     compare.add_argument(
-        "--to", metavar="FOLDER", help="where report.html and comparison.png go (default: the experiment's folder)"
+        "--to",
+        metavar="FOLDER",
+        help="where report.html, its pictures and tables go (default: the experiment's folder)",
     )
     compare.set_defaults(do=_compare)
     doctor = commands.add_parser(
@@ -215,9 +217,7 @@ def _compare(options: argparse.Namespace) -> int:
     require_writable(folder, key="--to")
     written = report.write_all(comparison, folder)
     report.print_table(comparison, Console() if sys.stdout.isatty() else Console(width=110))
-    print(
-        f"\nThe whole report: {written[0]}\nBeside it as Markdown, figures (PNG, SVG) and data (CSV): {len(written) - 1} files"
-    )
+    print(f"\nPage     {written[0]}\nText     {written[1]}\nand {len(written) - 2} pictures and tables beside them")
     return 0
 
 

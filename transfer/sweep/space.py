@@ -151,7 +151,8 @@ def _interval(name: str, override: Override, sweep: IntervalSweep, log: bool) ->
 
 
 def _range(name: str, override: Override, sweep: RangeSweep, log: bool) -> Axis:
-    values = tuple(sorted(sweep.range()))
+    # Hydra adds up the step: 0.1 + 0.1 + 0.1 is no 0.3.
+    values = tuple(sorted(float(f"{v:.12g}") if isinstance(v, float) else v for v in sweep.range()))
     if not values:
         raise UserError(Problem(name, _received(override), "range(FROM,TO,STEP) with at least one value", ""))
     _require_positive(name, override, values[0], log)
