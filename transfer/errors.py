@@ -38,6 +38,10 @@ class UserError(ValueError):
         assert self.problems, "a UserError needs at least one problem"
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[list[Problem]]]:
+        # An exception is pickled with its message alone; launchers send it between processes.
+        return type(self), (self.problems,)
+
 
 def nearest(word: str, candidates: Sequence[str]) -> str | None:
     """The candidate that a misspelt ``word`` most likely meant, or None."""

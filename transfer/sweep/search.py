@@ -99,9 +99,16 @@ class OptunaSweeper(Sweeper):
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         base = _base(self.config)
+        if base.config.force:
+            action = "leave force out; for the same search anew, give it another sweep_name"
+            raise UserError(Problem("force", True, "false: what a search has found out is kept and built on", action))
         searched = space.read(parser, self.params, arguments, base.seed_key)
         settings = Settings(**self.settings)
         settings.check(searched)
+        if (points := settings.num_points(searched)) > settings.num_trials:
+            log.warning(
+                "the grid has %d points, and hydra.sweeper.num_trials=%d ends it before", points, settings.num_trials
+            )
         settings.seeds = tuple(settings.seeds or searched.seeds or [base.seed])
         identity = base.identity | {"space": searched.identity, "seeds": settings.seeds}
         name = base.config.sweep_name or _name(base, identity, settings.identity)

@@ -74,6 +74,10 @@ class Settings:
             points,
         )
 
+    def num_points(self, space: Space) -> int:
+        """The size of the grid, 0 where the sampler is none."""
+        return math.prod(len(axis.values or ()) for axis in space.axes.values()) if self.sampler == GRID else 0
+
     def _counts(self) -> Iterator[Problem]:
         for name in ("num_trials", "parallel"):
             if not _whole(getattr(self, name)) or getattr(self, name) < 1:
@@ -136,10 +140,6 @@ def grid(space: Space) -> Iterator[dict[str, Any]]:
     """Every combination of the values of all axes."""
     values = [axis.values or () for axis in space.axes.values()]
     return (dict(zip(space.axes, point, strict=True)) for point in itertools.product(*values))
-
-
-def grid_size(space: Space) -> int:
-    return math.prod(len(axis.values or ()) for axis in space.axes.values())
 
 
 def _whole(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,7 @@ def read(parser: OverridesParser, params: Mapping[str, Any], arguments: Sequence
     given = parser.parse_overrides(list(arguments))
     named = {_name(override) for override in given}
     free = tuple(f"{key}." for key in free_mappings())
-    lines = [f"{'++' if key.startswith(free) else ''}{key}={value}" for key, value in params.items()]
+    lines = [f"{'++' if key.startswith(free) else ''}{key}={value}" for key, value in _flat(params)]
     own = [override for override in parser.parse_overrides(lines) if _name(override) not in named]
     axes: dict[str, Axis] = {}
     fixed: dict[str, str] = {}
@@ -95,6 +95,14 @@ def read(parser: OverridesParser, params: Mapping[str, Any], arguments: Sequence
     if problems:
         raise UserError(problems)
     return Space(axes, tuple(fixed.values()), seeds)
+
+
+def _flat(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _name(override: Override) -> str:
