@@ -68,7 +68,7 @@ def test(
     equal: dict[str, torch.Tensor] | None,
     into: Predictions,
 ) -> dict[str, float]:
-    """Test the best weights and, in a scratch arm, those of the equal steps: None elsewhere, empty where they are best."""
+    """Test the best weights and, in a scratch arm, those of the equal steps (None elsewhere; empty where the same)."""
     metrics: dict[str, float] = {}
     if equal:
         metrics |= test_once(trainer, module, data, equal, into, EQUAL)

@@ -155,10 +155,9 @@ def _open(folder: Path, base: Base, searched: Any, settings: Any, identity: str)
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with turn(folder):
-        storage.choose(folder, settings.storage)
         study = optuna.create_study(
             study_name=folder.name,
-            storage=storage.open_storage(folder),
+            storage=storage.begin(folder, settings.storage),
             direction="maximize" if base.mode == "max" else "minimize",
             load_if_exists=True,
         )

@@ -160,7 +160,7 @@ def _interval(name: str, override: Override, sweep: IntervalSweep, log: bool) ->
 
 def _range(name: str, override: Override, sweep: RangeSweep, log: bool) -> Axis:
     # Hydra adds up the step: 0.1 + 0.1 + 0.1 is no 0.3.
-    values = tuple(sorted(float(f"{v:.12g}") if isinstance(v, float) else v for v in sweep.range()))
+    values: tuple[Any, ...] = tuple(sorted(float(f"{v:.12g}") if isinstance(v, float) else v for v in sweep.range()))
     if not values:
         raise UserError(Problem(name, _received(override), "range(FROM,TO,STEP) with at least one value", ""))
     _require_positive(name, override, values[0], log)
@@ -170,7 +170,7 @@ def _range(name: str, override: Override, sweep: RangeSweep, log: bool) -> Axis:
         raise UserError(Problem(name, _received(override), allowed, ""))
     distribution: BaseDistribution
     if whole:
-        distribution = IntDistribution(values[0], values[-1], log=log, step=1 if log else int(step))
+        distribution = IntDistribution(int(values[0]), int(values[-1]), log=log, step=1 if log else int(step))
     else:
         distribution = FloatDistribution(values[0], values[-1], step=float(step))
     return Axis(override.get_key_element(), distribution, values)

@@ -37,12 +37,23 @@ class _ProcessLock(BaseJournalFileLock):
         self.held.release()
 
 
-def choose(folder: Path, url: str | None) -> None:
-    """Note in the sweep's folder where its trials are. Who calls it holds the sweep's lock.
+def begin(folder: Path, url: str | None) -> BaseStorage:
+    """The storage of a sweep, which is noted in its folder from now on. Who calls it holds the sweep's lock.
 
     Raises:
-        UserError: the sweep was begun in another storage, or this is none.
+        UserError: the sweep was begun in another storage, or this is none that can be used.
     """
+    begun = (folder / URL).is_file()
+    _note(folder, url)
+    try:
+        return open_storage(folder)
+    except UserError:
+        if not begun:
+            (folder / URL).unlink(missing_ok=True)
+        raise
+
+
+def _note(folder: Path, url: str | None) -> None:
     shown = masked(url) if url else None
     journal, file = folder / JOURNAL, folder / URL
     before = file.read_text(encoding="utf-8") if file.is_file() else None
@@ -70,7 +81,7 @@ def masked(url: str) -> str:
 
 
 def open_storage(folder: Path) -> BaseStorage:
-    """The storage that `choose` noted.
+    """The storage that `begin` noted.
 
     Raises:
         UserError: the database cannot be reached, or its driver is not installed.
