@@ -100,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `transfer` and `python -m transfer`. Exit codes: 0, 1 (a failure), 2 (the user's mistake), 130."""
-    # torch's threads spin while they wait for each other. Where anything else wants a core, they wait for one that
-    # waits for them: five to eight times slower on two shared cores, and no faster on idle ones.
+    # torch's threads spin while they wait for each other. Where anything else wants a core, they spin for a thread that
+    # is not running: training on two cores beside one other process was five to eight times slower that way.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.exit(_guarded(lambda: _dispatch(arguments)))
