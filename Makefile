@@ -10,7 +10,7 @@ OUTPUTS ?= outputs
 .PHONY: demo test check lint types install wheel clean
 
 demo: $(STAMP)
-	$(BIN)/transfer run -m experiment=$(DEMO) arm=transfer,direct,scratch seed=0,1,2 output_dir=$(OUTPUTS)
+	$(BIN)/transfer run -m experiment=$(DEMO) arm=transfer,direct,scratch seed=0,1 output_dir=$(OUTPUTS)
 	@echo
 	$(BIN)/transfer compare $(DEMO) --output-dir $(OUTPUTS)
 
