@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.running import BAD, GOOD, run, write_csv
+from tests.running import BAD, GOOD, LSTM, run, write_csv
 
 
 def test_somebody_elses_file(tmp_path):
@@ -80,3 +80,28 @@ def test_pairs_of_texts(tmp_path):
         *["scratch.max_epochs=15", f"output_dir={tmp_path / 'outputs'}"],
     )
     assert record["metrics"]["test/accuracy"] > 0.9
+
+
+def test_what_source_and_target_share_is_told_and_recorded(tmp_path, caplog):
+    source = write_csv(
+        tmp_path / "source.csv",
+        [{"text": f"good film {i} here", "label": "pos"} for i in range(20)]
+        + [{"text": f"bad plot {i} here", "label": "neg"} for i in range(20)],
+    )
+    target = write_csv(
+        tmp_path / "target.csv",
+        [{"text": f"good film {i} unseen", "label": "pos"} for i in reversed(range(20))]
+        + [{"text": f"bad plot {i} here", "label": "neg"} for i in reversed(range(20))],
+    )
+    overrides = [
+        "data@source.data=csv",
+        f"source.data.path={source}",
+        f"target.data.path={target}",
+        f"output_dir={tmp_path}/out",
+    ]
+    with caplog.at_level("INFO", logger="transfer"):
+        record = run(*LSTM, *overrides)
+    assert "are also in the source's training split" in caplog.text
+    # Half of the test texts have one word of four that the source does not know.
+    assert record["data"]["vocabulary_overlap"] == pytest.approx(0.875, abs=0.08)
+    assert "vocabulary_overlap" not in run(*LSTM, *overrides, "arm=scratch")["data"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -87,25 +88,37 @@ def batches(
     )
 
 
-def source_overlap(plan: Plan, leg: Leg) -> list[str]:
-    """Source texts that stand in the target's test split would be a leak that no split of the target shows."""
+@dataclass(frozen=True)
+class Overlap:
+    """What a target's test split shares with the source's training split.
+
+    Attributes:
+        leaks: one note a kind of repeated text; a leak that no split of the target shows.
+        vocabulary: the fraction of the words in the test texts that the source's texts have; None without texts.
+    """
+
+    leaks: list[str]
+    vocabulary: float | None
+
+
+def overlap(plan: Plan, leg: Leg) -> Overlap:
+    """How the run's target and its source overlap; nothing where it starts from no source."""
     if plan.parent is None:
-        return []
+        return Overlap([], None)
     source = _splits(plan.parent.data, plan.parent.task, "source.data", plan.parent.seeds.data)
-    others = {"the target's test split": leg.splits.test}
-    return leakage.overlap(source.train, others, name="the source's training split")
+    return _overlap(source, leg.splits)
 
 
-def vocabulary_overlap(plan: Plan, leg: Leg) -> float | None:
-    """The fraction of words in the target's test texts that the source's training texts have; None without texts."""
-    if plan.parent is None:
-        return None
-    source = _splits(plan.parent.data, plan.parent.task, "source.data", plan.parent.seeds.data).train
-    if "text" not in source.column_names or "text" not in leg.splits.test.column_names:
-        return None
-    known = {word for text in source["text"][:] for word in WORD.findall(text.lower())}
-    words = [word for text in leg.splits.test["text"][:] for word in WORD.findall(text.lower())]
-    return sum(word in known for word in words) / len(words) if words else None
+@lru_cache(maxsize=KEPT)
+def _overlap(source: Splits, target: Splits) -> Overlap:
+    """All jobs of a sweep ask this of the same two, and reading every text of a large source takes seconds."""
+    others = {"the target's test split": target.test}
+    leaks = leakage.overlap(source.train, others, name="the source's training split")
+    if "text" not in source.train.column_names or "text" not in target.test.column_names:
+        return Overlap(leaks, None)
+    known = {word for text in source.train["text"][:] for word in WORD.findall(text.lower())}
+    words = [word for text in target.test["text"][:] for word in WORD.findall(text.lower())]
+    return Overlap(leaks, sum(word in known for word in words) / len(words) if words else None)
 
 
 def vocabulary_texts(plan: Plan) -> list[str]:

@@ -75,9 +75,9 @@ def describe(
         "num_test": len(leg.splits.test),
         "subset_hash": leg.subset_hash,
     }
-    overlap = legs.vocabulary_overlap(plan, leg)
-    if overlap is not None:
-        record["data"]["vocabulary_overlap"] = round(overlap, 4)
+    vocabulary = legs.overlap(plan, leg).vocabulary
+    if vocabulary is not None:
+        record["data"]["vocabulary_overlap"] = round(vocabulary, 4)
     record["time"]["train_s"] = round(outcome.train_s, 3)
     # Each rank counts its own share of every batch.
     record["throughput"] = {

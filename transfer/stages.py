@@ -38,7 +38,7 @@ def train(plan: Plan, parent: Path | None) -> None:
     started, clock = records.now(), time.monotonic()
     quiet()
     leg = legs.load(plan)
-    for note in leg.splits.notes + legs.source_overlap(plan, leg):
+    for note in leg.splits.notes + legs.overlap(plan, leg).leaks:
         log.info("%s", note)
     task = tasks.make(plan.task, leg.splits.labels, key=f"{plan.leg}.task")
     task.fit(task.label_tensor(task.encode_labels(leg.train["label"][:])))

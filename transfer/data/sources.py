@@ -16,7 +16,7 @@ from transfer.errors import Problem, UserError
 __all__ = ["Splits", "fingerprint", "load"]
 
 
-@dataclass
+@dataclass(eq=False)
 class Splits:
     """The splits of a data set with the columns `id`, `text` (and `text_pair`) or `features`, and `label`.
 
