@@ -16,7 +16,7 @@ LAYERS = [
     "recording tracking evaluation",
     "module initial legs",
     "optim freezing checkpoints gradients progress sweep.pruning sweep.storage sweep.choices",
-    "validation plan identity",
+    "validation crossvalidation plan identity",
     "tasks models data weights floors parameters hardware",
     "config records",
     "paths",

@@ -51,7 +51,10 @@ class Files:
 
 @dataclass
 class Data:
-    """One labelled data set. `path`: embedded:NAME, a hub id, a file or a folder; or `files`, one a split."""
+    """One labelled data set. `path`: embedded:NAME, a hub id, a file or a folder; or `files`, one a split.
+
+    With `folds` the rows of all splits are cut anew for a cross-validation; number `fold`, from 0, is the test split.
+    """
 
     name: Optional[str] = None
     path: Optional[str] = None
@@ -69,6 +72,8 @@ class Data:
     train_size: Optional[int] = None
     validation_size: Optional[int] = None
     test_size: Optional[int] = None
+    folds: Optional[int] = None
+    fold: Optional[int] = None
 
 
 @dataclass

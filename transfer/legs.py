@@ -53,8 +53,9 @@ def load(plan: Plan) -> Leg:
 
 def _splits(data: Data, task: Task, key: str, data_seed: int) -> Splits:
     problem_type = tasks.problem_type(task)
-    name = (files.fingerprint(data, key=key), data_seed, problem_type)
+    name = (files.split_fingerprint(data, key=key), data_seed, problem_type)
     if name in _read:
+        _read[name] = _read.pop(name)  # the last to go: the folds of a target must not drive their source out
         budgets.check_size(_read[name].train["label"][:], data.train_size, key)
     else:
         read = sources.load(data, key=key, data_seed=data_seed, problem_type=problem_type)

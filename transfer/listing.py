@@ -44,6 +44,8 @@ def one_line(record: Record) -> str:
         name, value = record["monitor"]["name"], record["monitor"]["best"]
     what = record["arm"] or record["stage"]
     size = f" n={record['train_size']}" if record["train_size"] else ""
+    if record["data"].get("fold") is not None:
+        size = f" fold={record['data']['fold']}{size}"
     number = "none" if value is None else f"{value:.4f}"
     return (
         f"{what:9} seed={record['seed']}{size}  {name} {number}  {record['time']['wall_s']:.0f} s  {record['_folder']}"
@@ -117,11 +119,13 @@ def print_runs(output_dir: str, experiment: str | None, wanted: dict[str, Any], 
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("run", "experiment", "arm", "status", "seed", "n", "freezing", "metric", "test", "time", "started"):
+    folded = any(record["data"].get("fold") is not None for record in shown)
+    head = ["run", "experiment", "arm", "status", "seed", *["fold"] * folded, "n", "freezing", "metric", "test", "time"]
+    for column in (*head, "started"):
         table.add_column(
             column,
             no_wrap=column in ("run", "started"),
-            justify="right" if column in ("seed", "n", "test", "time") else "left",
+            justify="right" if column in ("seed", "fold", "n", "test", "time") else "left",
         )
     for record in shown:
         name, value = primary(record)
@@ -131,6 +135,7 @@ def print_runs(output_dir: str, experiment: str | None, wanted: dict[str, Any], 
             record["arm"] or "(source)",
             record["status"],
             str(record["seed"]),
+            *[str(record["data"].get("fold", ""))] * folded,
             str(record["data"].get("num_train", "")),
             record["freezing"],
             name.removeprefix("test/"),
@@ -194,8 +199,9 @@ def _facts(record: Record) -> dict[str, str]:
     splits = f"train {data['num_train']}, validation {data['num_val']}, test {data['num_test']}"
     speed = f"{record['throughput']['examples_per_s']:.0f} examples/s"
     changes = ", with changes" if record["git"]["dirty"] else ""
+    fold = f", fold {data['fold']} of folds={data['folds']}" if "fold" in data else ""
     return {
-        "experiment": f"{record['experiment']}, stage {record['stage']}, arm {arm}, seed {record['seed']}",
+        "experiment": f"{record['experiment']}, stage {record['stage']}, arm {arm}, seed {record['seed']}{fold}",
         "model": f"{record['model']}, {parameters['trainable']:,} of {parameters['total']:,} parameters train",
         "freezing": record["freezing"],
         "data": f"{record['source'] or 'no source'} -> {record['target']}; {splits}; subset {data['subset_hash']}",

@@ -44,7 +44,7 @@ def _frame(plan: Plan, status: str, started: str) -> dict[str, Any]:
         "parents": list(plan.parents),
         "weights": {"loaded": [], "reinitialised": [], "dropped": [], "fraction_loaded": 0.0},
         "parameters": {"total": 0, "trainable": 0},
-        "data": {"fingerprint": files.fingerprint(plan.data, key=f"{plan.leg}.data")},
+        "data": {"fingerprint": files.fingerprint(plan.data, key=f"{plan.leg}.data"), **_fold(plan)},
         "time": {"started": started, "wall_s": 0.0, "train_s": 0.0},
         "throughput": {"examples_per_s": 0.0, "tokens_per_s": 0.0},
         "versions": hardware.versions(),
@@ -53,6 +53,11 @@ def _frame(plan: Plan, status: str, started: str) -> dict[str, Any]:
         "overrides": list(plan.config.overrides),
         "config": {name: value for name, value in to_plain(plan.config).items() if name not in OF_THE_CALL},
     }
+
+
+def _fold(plan: Plan) -> dict[str, Any]:
+    """Which of how many folds was tested, in a cross-validation."""
+    return {} if plan.data.folds is None else {"folds": plan.data.folds, "fold": plan.data.fold}
 
 
 def describe(

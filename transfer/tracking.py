@@ -155,12 +155,14 @@ def artifact_name(fingerprint: str) -> str:
 
 
 def run_title(plan: Plan) -> str:
-    """Readable: arm (or stage), target, budget, freezing, seed."""
+    """Readable: arm (or stage), target, budget, freezing, fold, seed."""
     parts = [plan.arm or plan.stage, data_name(plan.data)]
     if plan.data.train_size:
         parts.append(f"n{plan.data.train_size}")
     if plan.freezing.policy != "none":
         parts.append(plan.freezing.policy)
+    if plan.data.fold is not None:
+        parts.append(f"fold{plan.data.fold}")
     return "-".join([*parts, f"seed{plan.seed}"])
 
 

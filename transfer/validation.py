@@ -6,6 +6,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterable
 
+from transfer import crossvalidation
 from transfer.config import Arm, Config, Data, Freezing, Optimizer, Scheduler, Stage
 from transfer.errors import Problem, UserError, nearest
 from transfer.paths import PACKAGE
@@ -35,6 +36,7 @@ def validate(config: Config) -> None:
         _freezing,
         _patterns,
         _placement,
+        crossvalidation.problems,
     )
     problems = [problem for check in checks for problem in check(config)]
     if problems:

@@ -24,10 +24,10 @@ def order(labels: Sequence[Any], seed: int, groups: Sequence[str | None] | None 
     the rows of a group stay together, in their own order.
     """
     generator = np.random.default_rng(seed)
-    strata, members = _strata(labels)
-    unit_of_row = _units(groups, len(strata))
-    size = int(unit_of_row.max()) + 1 if len(strata) else 0
-    unit_strata = _commonest(unit_of_row, strata)
+    classes, members = strata(labels)
+    unit_of_row = _units(groups, len(classes))
+    size = int(unit_of_row.max()) + 1 if len(classes) else 0
+    unit_strata = _commonest(unit_of_row, classes)
     shuffle = generator.permutation(size)
     by_class = shuffle[np.argsort(unit_strata[shuffle], kind="stable")]
     counts = np.bincount(unit_strata)
@@ -51,7 +51,7 @@ def check_size(labels: Sequence[Any], train_size: int | None, key: str) -> None:
     """
     if train_size is None:
         return
-    _, members = _strata(labels)
+    _, members = strata(labels)
     named = bool(len(labels)) and not isinstance(labels[0], float | np.floating)
     classes = len({name for row in members for name in row}) if named else 1
     if not max(classes, 1) <= train_size <= len(labels):
@@ -83,14 +83,17 @@ def subset_hash(ids: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _strata(labels: Sequence[Any]) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
-    """The class number by which each row is stratified, and all the classes it shows."""
+def strata(labels: Sequence[Any], most: int = 10) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
+    """The class number by which each row is stratified, and all the classes it shows.
+
+    Numbers are put into ``most`` classes of one size, by rank.
+    """
     if len(labels) and isinstance(labels[0], float | np.floating):
         values = np.asarray(labels, dtype=np.float64)
         ranks = np.empty(len(values), dtype=np.int64)
         ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
-        deciles = ranks * min(10, len(values)) // len(values)
-        return deciles, [(int(decile),) for decile in deciles]
+        parts = ranks * min(most, len(values)) // len(values)
+        return parts, [(int(part),) for part in parts]
     members = [tuple(label) if isinstance(label, list | tuple) else (label,) for label in labels]
     counts: dict[Any, int] = {}
     for names in members:
@@ -98,10 +101,10 @@ def _strata(labels: Sequence[Any]) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
             counts[name] = counts.get(name, 0) + 1
     numbers = {name: index for index, name in enumerate(sorted(counts))}
     # rows with no class at all (multi-label) make a stratum of their own
-    strata = [
+    classes = [
         numbers[min(names, key=lambda name: (counts[name], name))] if names else len(numbers) for names in members
     ]
-    return np.array(strata, dtype=np.int64), members
+    return np.array(classes, dtype=np.int64), members
 
 
 def _units(groups: Sequence[str | None] | None, size: int) -> np.ndarray:

@@ -80,11 +80,12 @@ def fingerprint(data: config.Data, *, key: str) -> str:
     """32 hex digits that name the content: the bytes of the files, not their paths, and the fields that shape the rows.
 
     A hub id counts as ``path@revision:config_name``; its content is not looked at. ``train_size`` does not count:
-    it is taken out of the loaded rows, and a run's record has the hash of that subset.
+    it is taken out of the loaded rows, and a run's record has the hash of that subset. Nor does ``fold``: all folds are
+    one data set (see `split_fingerprint`).
     """
     location = locate(data, key=key)
     digest = hashlib.blake2b(digest_size=16)
-    shaping = {
+    shaping: dict[str, object] = {
         "columns": asdict(data.columns),
         "labels": list(data.labels),
         "label_map": dict(data.label_map),
@@ -94,6 +95,8 @@ def fingerprint(data: config.Data, *, key: str) -> str:
         "formats": location.formats,
         "local": location.local,
     }
+    if data.folds is not None:  # the identity of data without them is older than they are
+        shaping["folds"] = data.folds
     digest.update(json.dumps(shaping, sort_keys=True).encode())
     if location.hub is not None:
         digest.update(f"\0hub\0{location.hub}@{data.revision}:{data.config_name}".encode())
@@ -102,6 +105,12 @@ def fingerprint(data: config.Data, *, key: str) -> str:
             content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))  # type: ignore[arg-type]
         digest.update(f"\0{split}\0".encode() + content.digest())
     return digest.hexdigest()
+
+
+def split_fingerprint(data: config.Data, *, key: str) -> str:
+    """As `fingerprint`, and in a cross-validation another one for each fold."""
+    found = fingerprint(data, key=key)
+    return found if data.folds is None else f"{found}-{data.fold}"
 
 
 def format_of(path: Path, given: str | None) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import datasets
 
 from transfer import config
-from transfer.data import columns, formats, labels, leakage, splits
+from transfer.data import columns, folds, formats, labels, leakage, splits
 from transfer.data.budgets import check_size
 from transfer.data.columns import Rows
 from transfer.data.files import SPLIT_NAMES, SPLITS, Location, fingerprint, locate
@@ -57,6 +57,8 @@ def load(data: config.Data, *, key: str, data_seed: int, problem_type: str) -> S
             )
     rows = columns.canonical(tables, data.columns, names, key=key, local=location.local, notes=notes)
     rows = labels.read_labels(rows, data, key=key, problem_type=problem_type, notes=notes)
+    if data.folds is not None:
+        rows = folds.cut(rows, data, key=key, data_seed=data_seed, notes=notes)
     rows = splits.draw(rows, data, key=key, data_seed=data_seed, notes=notes)
     classes = labels.class_names(rows, data, key=key, problem_type=problem_type, notes=notes)
     rows = splits.cap(rows, data, key=key, data_seed=data_seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -131,12 +132,13 @@ def confusion(sides: Sequence[Side]) -> Confusion | None:
 
 def changed(contrast: Contrast) -> Changed | None:
     """Which examples the treated arm fixed and broke; None where a run kept no predictions."""
-    first = contrast.treated[0].run.predictions if contrast.treated else None
-    if first is None:
+    both = _by_seed(contrast.treated), _by_seed(contrast.control)
+    if not all(both):
         return None
-    treated, control = _in_order(contrast.treated, first.ids), _in_order(contrast.control, first.ids)
+    first = both[0][0]
+    treated, control = (_in_order(arm, first.ids) for arm in both)
     if treated is None or control is None:
-        return None  # seeds with other test examples, or without predictions
+        return None  # seeds with other test examples
     ours, theirs = ([_quality(first.labels, answers) for answers in arm] for arm in (treated, control))
     gain = np.mean(ours, axis=0) - np.mean(theirs, axis=0)
     if first.labels.dtype.kind == "f":
@@ -144,7 +146,6 @@ def changed(contrast: Contrast) -> Changed | None:
     else:
         now, before = np.mean(ours, axis=0), np.mean(theirs, axis=0)
         fixed, broken = (now > 0.5) & (before < 0.5), (now < 0.5) & (before > 0.5)
-    texts = first.column("text") if "text" in first.names else None
 
     def shown(chosen: Array, sign: int) -> list[Example]:
         order = np.flatnonzero(chosen)
@@ -152,7 +153,7 @@ def changed(contrast: Contrast) -> Changed | None:
         return [
             Example(
                 str(first.ids[i]),
-                "" if texts is None else str(texts[i]),
+                "" if first.texts is None else str(first.texts[i]),
                 _words(first.labels[i]),
                 tuple(_words(answers[i]) for answers in treated),
                 tuple(_words(answers[i]) for answers in control),
@@ -163,14 +164,40 @@ def changed(contrast: Contrast) -> Changed | None:
     return Changed(int(fixed.sum()), int(broken.sum()), len(first.ids), shown(fixed, 1), shown(broken, -1))
 
 
-def _in_order(sides: Sequence[Side], ids: Array) -> list[Array] | None:
-    found = []
+@dataclass(frozen=True)
+class _Answers:
+    """What one seed answered [n], on the test examples of all its folds; ``texts`` None where a run kept none."""
+
+    ids: Array
+    labels: Array
+    answers: Array
+    texts: Array | None
+
+
+def _by_seed(sides: Sequence[Side]) -> list[_Answers]:
+    """Nothing where a run kept no predictions."""
+    parts: dict[Any, list[_Answers]] = {}
     for side in sides:
         answers, own = side.answers(), side.run.predictions
-        if answers is None or own is None or not np.array_equal(np.sort(own.ids), np.sort(ids)):
-            return None
-        found.append(aligned(answers, own.ids, ids))
-    return found
+        if answers is None or own is None:
+            return []
+        texts = own.column("text") if "text" in own.names else None
+        parts.setdefault(side.run.seeds, []).append(_Answers(own.ids, own.labels, answers, texts))
+    return [found[0] if len(found) == 1 else _joined(found) for found in parts.values()]
+
+
+def _joined(folds: Sequence[_Answers]) -> _Answers:
+    texts = [fold.texts for fold in folds if fold.texts is not None]
+    ids, labels, answers = (
+        np.concatenate([getattr(fold, name) for fold in folds]) for name in ("ids", "labels", "answers")
+    )
+    return _Answers(ids, labels, answers, np.concatenate(texts) if len(texts) == len(folds) else None)
+
+
+def _in_order(seeds: Sequence[_Answers], ids: Array) -> list[Array] | None:
+    if any(not np.array_equal(np.sort(seed.ids), np.sort(ids)) for seed in seeds):
+        return None
+    return [aligned(seed.answers, seed.ids, ids) for seed in seeds]
 
 
 def _quality(labels: Array, answers: Array) -> Array:

@@ -6,7 +6,7 @@ import math
 
 from transfer.study.results import MANY_GAINS, Comparison, Contrast, FloorRow, Row
 from transfer.study.statistics import Spread
-from transfer.study.words import budget_words, interval_words, number, p_words, score_words
+from transfer.study.words import budget_words, interval_words, number, p_words, runs_words, score_words
 
 
 def floors_under(comparison: Comparison, row: Row) -> list[FloorRow]:
@@ -22,7 +22,9 @@ def gain_header(comparison: Comparison) -> str:
 
 def caption(comparison: Comparison) -> str:
     """How to read the numbers."""
-    text = "mean ± standard deviation over seeds on the test data; gains in brackets with their 95 % interval"
+    text = (
+        f"mean ± standard deviation over {comparison.unit} on the test data; gains in brackets with their 95 % interval"
+    )
     if not comparison.higher_is_better:
         text += "; lower is better, gains are turned so that positive is better"
     if with_p(comparison):
@@ -40,6 +42,11 @@ def with_p(comparison: Comparison) -> bool:
 def labels_cell(row: Row) -> str:
     """``100`` or ``all 1,200``."""
     return budget_words(row.budget, row.num_labels).removesuffix(" labels")
+
+
+def runs_cell(comparison: Comparison, row: Row) -> str:
+    """How many runs, and where it is not the heading that says of what."""
+    return runs_words(row.num_seeds, len(row.folds)) if comparison.unit == "runs" else str(len(row.seeds))
 
 
 def spread_cell(score: Spread, metric: str) -> str:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from transfer.study.settings import unread
+from transfer.study.settings import FOLD, unread
 from transfer.study.strategies import Run, Strategy
 
 if TYPE_CHECKING:
@@ -31,14 +31,24 @@ class Commands:
                 if strategy.source is not None:
                     self.sources[experiment].add(strategy.source)
 
-    def command(self, run: Run, strategy: Strategy, arm: str | None = None, seed: int | None = None) -> str:
-        """The command line that repeats ``run``, or its twin of another ``arm`` or ``seed``.
+    def command(
+        self,
+        run: Run,
+        strategy: Strategy,
+        arm: str | None = None,
+        seed: int | None = None,
+        folds: Sequence[int] | None = None,
+    ) -> str:
+        """The command line that repeats ``run``, or its twin of another ``arm`` or ``seed``, or on other ``folds``.
 
         It is the one that was typed where the record kept it.
         """
         arm = arm or strategy.arm
         typed = run.record.get("overrides")
         words = self._typed(run, typed, arm, seed) if typed else self._rebuilt(run, strategy, arm, seed)
+        if folds:
+            words = [word for word in words if not word.startswith(f"{FOLD}=")]
+            words = ["-m", *words, f"{FOLD}={','.join(map(str, folds))}"]
         return " ".join(shlex.quote(word) for word in ["transfer", "run", *words])
 
     def _typed(self, run: Run, typed: Sequence[str], arm: str, seed: int | None) -> list[str]:
@@ -85,9 +95,12 @@ def _value(value: Any) -> str:
 
 
 def next_commands(comparison: Comparison, commands: Commands) -> list[str]:
-    """Missing twins first, then one more seed for each pair of arms that one seed or the interval leaves open."""
-    lines = [line for row in comparison.rows for line in (*row.missing, *row.outdated)]
+    """Missing folds and twins first, then one more seed where one seed or the interval leaves a pair of arms open."""
     by_row = {(s.budget, s.label): s for s in comparison.strategies}
+    lines = [
+        line for row in comparison.rows if not row.secondary for line in _folds(by_row[row.budget, row.label], commands)
+    ]
+    lines += [line for row in comparison.rows for line in (*row.missing, *row.outdated)]
     for row in comparison.rows:
         if row.secondary or not row.over_scratch:
             continue
@@ -95,5 +108,21 @@ def next_commands(comparison: Comparison, commands: Commands) -> list[str]:
             continue
         strategy = by_row[row.budget, row.label]
         for arm in (strategy.arm, "scratch"):
-            lines.append(commands.command(strategy.runs[-1], strategy, arm=arm, seed=max(row.seeds) + 1))
+            last = strategy.runs[-1]
+            folds = range(int(last.data["folds"])) if row.folds else None
+            lines.append(commands.command(last, strategy, arm=arm, seed=max(row.seeds) + 1, folds=folds))
     return list(dict.fromkeys(lines))
+
+
+def _folds(strategy: Strategy, commands: Commands) -> list[str]:
+    """A command for each seed that lacks folds of its cross-validation."""
+    by_seeds: dict[Any, list[Run]] = defaultdict(list)
+    for run in strategy.runs:
+        if run.fold is not None:
+            by_seeds[run.seeds].append(run)
+    lines = []
+    for runs in by_seeds.values():
+        missing = sorted(set(range(int(runs[0].data["folds"]))) - {run.fold for run in runs})
+        if missing:
+            lines.append(commands.command(runs[0], strategy, folds=missing))
+    return lines

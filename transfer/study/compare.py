@@ -226,8 +226,7 @@ def _drop_unmeasured(strategies: list[Strategy], metric: str, baseline: Baseline
         measured = [run for run in strategy.runs if _side(run, strategy.arm, baseline).value(metric) is not None]
         kept = set(map(id, measured))
         notes += [
-            f"{strategy.label}, {budget_words(strategy.budget, run.num_labels)}, seed {run.seed}: "
-            f"it recorded no {metric}."
+            f"{strategy.label}, {budget_words(strategy.budget, run.num_labels)}, {run.name}: it recorded no {metric}."
             for run in strategy.runs
             if id(run) not in kept
         ]

@@ -32,7 +32,7 @@ def labels(comparison: Comparison) -> Section:
         table=Table(["labels", "arm", "scratch needs", "95 % interval", "saves"], rows, frozenset({0, 2, 3, 4})),
         notes=[
             "How many labels scratch needs to equal the arm, read off its curve between the budgets that were run "
-            "(made monotone, straight in the logarithm of the labels); the interval is over draws of the seeds."
+            "(made monotone, straight in the logarithm of the labels); the interval is over draws of the runs."
         ],
     )
 
@@ -48,7 +48,7 @@ def learning(comparison: Comparison, details: Details) -> Section:
                 f"{row.num_labels:,}",
                 gain_name(row, contrast),
                 number(found.jumpstart.mean, metric, signed=True),
-                f"{reached} ({found.num_reached} of {times(found.num_seeds, 'seed', 'seeds')})",
+                f"{reached} ({found.num_reached} of {times(found.num_seeds, comparison.unit[:-1], comparison.unit)})",
                 f"{found.scratch_steps:,.0f}",
                 number(found.final.mean, metric, signed=True),
             ]
@@ -62,8 +62,8 @@ def learning(comparison: Comparison, details: Details) -> Section:
         table=Table(head, rows, frozenset({0, 2, 3, 4, 5})),
         notes=[
             f"Of the validation {metric_words(metric)}, less that of scratch: jumpstart at the first validation, best "
-            "value of the weights that were kept. Steps: median over the seeds until scratch's best value is reached."
-            + _rest(details)
+            "value of the weights that were kept. Steps: median over the "
+            f"{comparison.unit} until scratch's best value is reached." + _rest(details)
         ],
     )
 
@@ -104,7 +104,7 @@ def confusions(details: Details) -> Section:
         for row, table in details.confusions
         if len(table.classes) > MOST_CLASSES and table.worst
     ]
-    notes = ["Of the test examples of each class, how many percent got each answer, over all seeds."] if small else []
+    notes = ["Of the test examples of each class, how many percent got each answer, over all runs."] if small else []
     return Section("Which classes are mixed up", figure="confusion" if small else "", notes=notes, items=items)
 
 

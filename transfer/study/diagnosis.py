@@ -29,12 +29,12 @@ def collapsed(sides: Sequence[Side], metric: str, higher_is_better: bool) -> lis
     for side, gap in zip(sides, above, strict=True):
         answer = _only_answer(side)
         if answer is not None:
-            lines.append(f"seed {side.run.seed} collapsed: it answers {answer} to every test example")
+            lines.append(f"{side.run.name} collapsed: it answers {answer} to every test example")
         elif gap <= 0 and _well_above(above, gap):
             value = score_words(side.value(metric) or 0.0, metric)
             lines.append(
-                f"seed {side.run.seed} collapsed: its {metric_words(metric)} ({value}) is no better than a constant "
-                "answer, that of the other seeds is"
+                f"{side.run.name} collapsed: its {metric_words(metric)} ({value}) is no better than a constant "
+                "answer, that of the other runs is"
             )
     return lines
 

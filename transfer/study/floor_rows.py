@@ -53,7 +53,7 @@ def over_floor(sides: Sequence[Side], metric: str, higher: bool, known: Known) -
 
 def _key(side: Side, metric: str) -> tuple[Any, ...]:
     data = side.run.data
-    return data.get("fingerprint"), data.get("subset_hash"), side.column, metric, side.value(metric)
+    return data.get("fingerprint"), side.run.fold, data.get("subset_hash"), side.column, metric, side.value(metric)
 
 
 def floor_rows(strategies: Sequence[Strategy], metric: str) -> list[FloorRow]:
@@ -62,7 +62,7 @@ def floor_rows(strategies: Sequence[Strategy], metric: str) -> list[FloorRow]:
     for strategy in strategies:
         for run in strategy.runs:
             for name, value in floors(run, metric).items():
-                subset = (run.data.get("fingerprint"), run.data.get("subset_hash"))
+                subset = (run.data.get("fingerprint"), run.fold, run.data.get("subset_hash"))
                 values.setdefault((strategy.budget, name), {})[subset] = (run.num_labels, value)
     return [
         FloorRow(budget, next(iter(found.values()))[0], name, spread([value for _, value in found.values()]))

@@ -48,6 +48,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transfer.study.folds import FoldVariances
 from transfer.study.weighted_metrics import Array
 
 LEVEL = 0.05
@@ -93,16 +94,20 @@ def variances(per_seed: Array, covariance: Array, num_test: int) -> Variances:
     return Variances(per_seed.var(axis=-1, ddof=1) / num_seeds, shared, own, num_seeds, num_test)
 
 
-def standard_error(found: Variances) -> Array:
+def standard_error(found: Variances | FoldVariances) -> Array | float:
     """Of the mean gain."""
+    if isinstance(found, FoldVariances):
+        return found.standard_error
     total = found.bounded() + found.shared
     return np.sqrt(np.maximum(total, found.shared + found.least_seed) if found.num_seeds == 2 else total)
 
 
-def half_width(found: Variances, confidence: float | Array = 1 - LEVEL) -> Array:
+def half_width(found: Variances | FoldVariances, confidence: float | Array = 1 - LEVEL) -> Array:
     """Half the length of the interval (see the module's text), of one study or at several confidences."""
     from scipy.special import stdtrit
 
+    if isinstance(found, FoldVariances):
+        return found.half_width(confidence)
     t_example = stdtrit(max(found.num_test - 1, 1), (1 + confidence) / 2)
     if found.num_seeds == 1:
         return t_example * np.sqrt(found.own)
@@ -115,7 +120,7 @@ def half_width(found: Variances, confidence: float | Array = 1 - LEVEL) -> Array
     return np.maximum(half, t_example * np.sqrt(found.shared + found.least_seed)) if found.num_seeds == 2 else half
 
 
-def p_value(estimate: float, found: Variances) -> float:
+def p_value(estimate: float, found: Variances | FoldVariances) -> float:
     """Two-sided, of no gain: the interval of confidence 1 - p ends at 0. Not below 1e-12."""
     if estimate == 0 or not float(half_width(found)) > 0:
         return 1.0 if estimate == 0 else 1e-12

@@ -143,9 +143,10 @@ def _figure(name: str, comparison: Comparison, figures: Figures) -> str:
         "confusion": "percent of each class that got each answer",
     }[name]
     captions = {
-        "curves": "Large marks: means; bars: their 95 % intervals, may leave the picture; dots: single seeds.",
+        "curves": "Large marks: means; bars: their 95 % intervals, may leave the picture; dots: single "
+        f"{comparison.unit}.",
         "gains": "Bars: 95 % intervals, which may leave the picture; hollow marks: undecided.",
-        "learning": "Thin: single seeds; thick: their mean at the steps that all of them logged.",
+        "learning": f"Thin: single {comparison.unit}; thick: their mean at the steps that all of them logged.",
     }
     wide, narrow = (
         inline(svg, words).replace("<svg ", f'<svg class="{kind}" ', 1)

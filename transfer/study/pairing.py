@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from transfer.study.folds import Layout, overlap
 from transfer.study.influence import encoded, value_and_influence
-from transfer.study.settings import flatten
+from transfer.study.settings import SEEDS, flatten
 from transfer.study.statistics import (
     Evidence,
     Gain,
@@ -74,7 +76,7 @@ def pair_runs(treated: Strategy, control: Strategy) -> tuple[list[tuple[Run, Run
     pairs, refused = [], []
     for run in treated.runs:
         twin = by_seeds.get(run.repetition)
-        where = f"{treated.label} against {control.label}, {run.num_labels} labels, seed {run.seed}"
+        where = f"{treated.label} against {control.label}, {run.num_labels} labels, {run.name}"
         if twin is None:
             refused.append(f"{where}: there is no {control.label} run with {', '.join(run.seed_words())}.")
             continue
@@ -124,7 +126,7 @@ def same_examples(pairs: list[tuple[Run, Run]], where: str) -> tuple[list[tuple[
         if problem is None:
             kept.append((first, second))
         else:
-            refused.append(f"{where}, {first.num_labels} labels, seed {first.seed}: {problem}.")
+            refused.append(f"{where}, {first.num_labels} labels, {first.name}: {problem}.")
     return kept, refused
 
 
@@ -148,7 +150,8 @@ def contrast(
             _recorded(treated, metric),
             None if control is None else _recorded(control, metric),
             lower_is_better,
-            int(treated[0].run.data.get("num_test") or 0),
+            _num_test(treated),
+            layout_of(treated),
         ), notes
     return gain_of(evidence_of(treated, control, metric), with_p=control is not None), notes
 
@@ -157,7 +160,32 @@ def evidence_of(treated: Sequence[Side], control: Sequence[Side] | None, metric:
     """The gains and influences of sides whose predictions are usable."""
     ours = [reading(side, metric) for side in treated]
     theirs = None if control is None else [reading(side, metric) for side in control]
-    return evidence(ours, theirs, -1 if metric in LOWER_IS_BETTER else 1)
+    return evidence(ours, theirs, -1 if metric in LOWER_IS_BETTER else 1, layout_of(treated))
+
+
+def layout_of(sides: Sequence[Side]) -> Layout | None:
+    """How the runs of a cross-validation lie over folds and seeds; None for one fold, or without."""
+    runs = [side.run for side in sides]
+    # Another data seed draws other folds.
+    data_seed = SEEDS.index("data_seed")
+    folds = tuple((run.seeds[data_seed], run.fold) for run in runs)
+    if any(run.fold is None for run in runs) or len(set(folds)) < 2:
+        return None
+    seeds = tuple((*run.seeds[:data_seed], *run.seeds[data_seed + 1 :]) for run in runs)
+    return Layout(folds, seeds, statistics.mean(_overlap(run) for run in runs))
+
+
+def _overlap(run: Run) -> float:
+    train, test = int(run.data.get("num_train") or 0), int(run.data.get("num_test") or 0)
+    others = test * (int(run.data["folds"]) - 1) - int(run.data.get("num_val") or 0)
+    # With a budget, the rows it was drawn from: those of the other folds less validation.
+    return overlap(train, train if run.record.get("train_size") is None else max(train, others), test)
+
+
+def _num_test(sides: Sequence[Side]) -> int:
+    """Test examples, those of all folds."""
+    by_fold = {side.run.fold: int(side.run.data.get("num_test") or 0) for side in sides}
+    return sum(by_fold.values())
 
 
 def as_pair(treated: Side, control: Side) -> Pair:

@@ -18,12 +18,12 @@ class SeedsNeeded:
     """Seeds that decide a gain of ``size`` in 80 % of studies; None: see ``why``.
 
     ``test_examples``: seeds alone cannot, the test data are too few. ``unknown``: one seed does not show how much seeds
-    vary, or the predictions are missing.
+    vary, or the predictions are missing. ``folds``: of a cross-validation, which more seeds make no larger.
     """
 
     size: float
     num_seeds: int | None
-    why: Literal["", "unknown", "test_examples", "too_many"] = ""
+    why: Literal["", "unknown", "folds", "test_examples", "too_many"] = ""
 
 
 def power_of(size: float, num_seeds: int, gain: Gain) -> float:
@@ -50,6 +50,8 @@ def seeds_needed(gain: Gain, size: float | None = None) -> SeedsNeeded:
     from scipy.special import ndtri
 
     size = abs(gain.estimate if size is None else size)
+    if gain.num_folds:
+        return SeedsNeeded(size, None, "folds")
     if not gain.covers_seeds or not gain.covers_examples:
         return SeedsNeeded(size, None, "unknown")
     # What would be left with all the seeds in the world.

@@ -13,6 +13,7 @@ from transfer.study.cells import (
     gain_header,
     labels_cell,
     p_cell,
+    runs_cell,
     spread_cell,
     with_p,
 )
@@ -62,7 +63,7 @@ def _table(comparison: Comparison) -> Table:
     table = Table(caption=caption(comparison), caption_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("labels", justify="right", no_wrap=True)
     table.add_column("arm")
-    table.add_column("seeds", justify="right", no_wrap=True)
+    table.add_column(comparison.unit, justify="right", no_wrap=True)
     table.add_column(metric_words(comparison.metric), justify="right", no_wrap=True)
     table.add_column(gain_header(comparison).replace(" (", "\n("), no_wrap=True)
     if with_p(comparison):
@@ -79,7 +80,7 @@ def _table(comparison: Comparison) -> Table:
             table.add_row(
                 labels_cell(row) if own and row.budget != last else "",
                 escape(row.label) if own else "",
-                str(len(row.seeds)) if own else "",
+                runs_cell(comparison, row) if own else "",
                 spread_cell(row.score, comparison.metric) if own else "",
                 escape(gain_cell(row, contrast, comparison.metric)),
                 *[p_cell(contrast)] * p,

@@ -21,8 +21,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from transfer.study.folds import Layout, numbered
 from transfer.study.influence import encoded
-from transfer.study.intervals import LEVEL
+from transfer.study.intervals import LEVEL, variances
 from transfer.study.statistics import Evidence, Pair
 from transfer.study.weighted_metrics import LOWER_IS_BETTER, METRICS, Array
 
@@ -54,7 +55,7 @@ def _chunks(num_test: int, draws: int) -> list[int]:
 def hierarchical_bootstrap(
     found: Evidence, pairs: Sequence[Pair], metric: str, *, draws: int = 2000, confidence: float = 1 - LEVEL
 ) -> tuple[float, float]:
-    """Percentile interval of the mean gain over draws of seeds and test examples.
+    """Percentile interval of the mean gain over draws of seeds (of folds, and of seeds) and test examples.
 
     ``found`` and ``pairs`` hold the same runs: a mean over examples is drawn from the first, any other metric computed
     anew from the second.
@@ -65,11 +66,25 @@ def hierarchical_bootstrap(
     for part, size in enumerate(_chunks(n, draws)):
         weights = _weights(n, size, part)
         values = _linear(found, weights) if metric in LINEAR else _redrawn(pairs, metric, weights)
+        if found.layout is not None:
+            means.append(_mean_of_drawn(values, found.layout, rng))
+            continue
         chosen = rng.integers(num_seeds, size=(size, num_seeds))
         means.append(np.take_along_axis(values, chosen, axis=1).mean(axis=1))
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _mean_of_drawn(values: Array, layout: Layout, rng: np.random.Generator) -> Array:
+    """The means [draws] of ``values`` [draws, R] over drawn folds and, for all of them alike, drawn seeds."""
+    counts = np.ones(values.shape)
+    for keys in (layout.folds, layout.seeds):
+        numbers = numbered(keys)
+        num = int(numbers.max()) + 1
+        counts *= rng.multinomial(num, np.full(num, 1 / num), size=len(values))[:, numbers]
+    counts[counts.sum(axis=1) == 0] = 1  # only of runs that are not there
+    return (counts * values).sum(axis=1) / counts.sum(axis=1)
 
 
 def _linear(found: Evidence, weights: Array) -> Array:
@@ -96,7 +111,7 @@ def permutation_p(found: Evidence, *, draws: int = 2000) -> float:
     observed = abs(float(found.per_seed.mean()))
     by_example = found.influence.mean(axis=0)
     # The mean over seeds still holds the luck of single seeds on the example, which the seeds' own signs turn already.
-    shared = float(found.variances.shared)
+    shared = float(variances(found.per_seed, found.covariance, n).shared)
     spread = float((by_example**2).sum()) / (n * max(n - 1, 1))
     by_example = (by_example * (min(1.0, shared / spread) ** 0.5 if spread > 0 else 0.0)).astype(np.float32)
     patterns = 1 << min(num_seeds, 20)

@@ -83,6 +83,22 @@ class Row:
     outdated: list[str] = field(default_factory=list)
 
     @property
+    def folds(self) -> list[int]:
+        """The folds of a cross-validation that there are; of any other row none."""
+        return sorted({side.run.fold for side in self.sides if side.run.fold is not None})
+
+    @property
+    def missing_folds(self) -> list[int]:
+        """Those that none of its seeds has been run on."""
+        num_folds = max((int(side.run.data.get("folds") or 0) for side in self.sides), default=0)
+        return sorted(set(range(num_folds)) - set(self.folds))
+
+    @property
+    def num_seeds(self) -> int:
+        """Different seeds."""
+        return len(dict.fromkeys(side.run.seeds for side in self.sides))
+
+    @property
     def beats_floor(self) -> bool | None:
         """Whether the whole interval over the best floor is above 0; None without floors."""
         return None if self.over_floor is None else self.over_floor.gain.verdict == "gain"
@@ -159,6 +175,14 @@ class Comparison:
     size: float | None = None
     strategies: list[Strategy] = field(default_factory=list, repr=False)
     records: Sequence[Record] = field(default=(), repr=False)
+
+    @property
+    def unit(self) -> Literal["seeds", "folds", "runs"]:
+        """What the runs of a strategy differ in; ``runs``: in both, or not all strategies in the same."""
+        folds = [bool(row.folds) for row in self.rows]
+        if not any(folds):
+            return "seeds"
+        return "folds" if all(folds) and all(row.num_seeds == 1 for row in self.rows) else "runs"
 
     @property
     def gains(self) -> list[tuple[Row, Contrast]]:

@@ -14,6 +14,7 @@ from transfer.study.cells import (
     gain_name,
     labels_cell,
     p_cell,
+    runs_cell,
     spread_cell,
     with_p,
 )
@@ -53,7 +54,7 @@ def _numbers(comparison: Comparison) -> Table:
     head = [
         "labels",
         "arm",
-        "seeds",
+        comparison.unit,
         metric_words(metric),
         gain_header(comparison),
         *["p"] * p,
@@ -72,7 +73,7 @@ def _numbers(comparison: Comparison) -> Table:
                 [
                     labels_cell(row) if own and row.budget != last else "",
                     row.label if own else "",
-                    str(len(row.seeds)) if own else "",
+                    runs_cell(comparison, row) if own else "",
                     spread_cell(row.score, metric) if own else "",
                     gain_cell(row, contrast, metric),
                     *[p_cell(contrast)] * p,
@@ -88,7 +89,7 @@ def _numbers(comparison: Comparison) -> Table:
 
 
 def _gains(comparison: Comparison, details: Details) -> Table | None:
-    metric = comparison.metric
+    metric, needed = comparison.metric, _with_needed(comparison)
     rows = []
     for (row, contrast), opinion in zip(comparison.gains, details.opinions, strict=True):
         drawn = f"{number(opinion.low, metric)} to {number(opinion.high, metric)}"
@@ -102,7 +103,7 @@ def _gains(comparison: Comparison, details: Details) -> Table | None:
                 p_words(contrast.p_holm),
                 p_words(opinion.p),
                 "" if math.isnan(contrast.noise) else f"{contrast.noise:+.1f}",
-                needed_cell(contrast),
+                *[needed_cell(contrast)] * needed,
             ]
         )
     head = [
@@ -114,9 +115,13 @@ def _gains(comparison: Comparison, details: Details) -> Table | None:
         "p (Holm)",
         "p (permuted)",
         "in sd of scratch",
-        "seeds needed",
+        *["seeds needed"] * needed,
     ]
     return Table(head, rows, frozenset({0, 4, 5, 6, 7, 8})) if rows else None
+
+
+def _with_needed(comparison: Comparison) -> bool:
+    return any(contrast.needed and contrast.needed.why != "folds" for _, contrast in comparison.gains)
 
 
 def needed_cell(contrast: Contrast) -> str:
@@ -126,7 +131,7 @@ def needed_cell(contrast: Contrast) -> str:
         return ""
     if needed.num_seeds is not None:
         return str(needed.num_seeds)
-    return {"unknown": "unknown", "test_examples": "more test data", "too_many": "over 200"}[needed.why]
+    return {"unknown": "unknown", "folds": "", "test_examples": "more test data", "too_many": "over 200"}[needed.why]
 
 
 def _how_sure(comparison: Comparison) -> str:
@@ -134,12 +139,21 @@ def _how_sure(comparison: Comparison) -> str:
     if comparison.size is not None:
         size = f"of {number(comparison.size, comparison.metric)}"
         size += " points" if is_percent(comparison.metric) else ""
-    return (
-        "The verdict rests on the interval, which covers seeds and test examples. Second opinions: the percentile "
-        "interval of a bootstrap of seeds and test examples, and a test that turns the signs of both, which cannot "
-        "decide anything with fewer than five seeds. In sd of scratch: the gain in standard deviations of the scratch "
-        f"arm over its seeds. Seeds needed: to show a gain {size} in {100 * POWER:.0f} % of studies like this one."
+    unit = comparison.unit
+    text = (
+        f"The verdict rests on the interval, which covers {unit} and test examples. Second opinions: the percentile "
+        f"interval of a bootstrap of {unit} and test examples, and a test that turns the signs of both, which cannot "
+        f"decide anything with fewer than five {unit}. In sd of scratch: the gain in standard deviations of the "
+        f"scratch arm over its {unit}."
     )
+    if unit != "seeds":
+        text += (
+            " The folds of a cross-validation train on overlapping data, for which the interval is widened (Nadeau and "
+            "Bengio 2003); the second opinions are not."
+        )
+    if _with_needed(comparison):
+        text += f" Seeds needed: to show a gain {size} in {100 * POWER:.0f} % of studies like this one."
+    return text
 
 
 def _commands(comparison: Comparison) -> Section:

@@ -14,6 +14,7 @@ from transfer.study.words import (
     listed,
     number,
     p_words,
+    runs_words,
     size_words,
     times,
 )
@@ -111,6 +112,7 @@ def verdicts(comparison: Comparison) -> list[str]:
             parts.append(_missing(row))
         elif row.missing:
             parts.append(f"Without a scratch twin, counted in the mean only: {times(len(row.missing), 'run', 'runs')}.")
+        parts += [_unfinished(row)] if row.missing_folds else []
         parts += [_against_direct(contrast, comparison) for contrast in row.over_direct]
         floor = _against_floor(row, comparison)
         lines.append(" ".join(parts + ([floor] if floor else [])))
@@ -149,10 +151,14 @@ def _against_scratch(row: Row, contrast: Contrast, comparison: Comparison) -> st
     if contrast.taken_back:
         text += f" Its own interval leaves out 0, but among {contrast.family} gains that may be chance (Holm's p "
         text += f"{p_words(contrast.p_holm)})."
-    text += f" {needed_words(contrast, metric)}" if contrast.needed and not contrast.taken_back else ""
+    text += f" {needed_words(contrast, metric)}" if _says_needed(contrast) else ""
     if contrast.reasons and contrast.gain.estimate < 0:
         text += f" If it harms, the likely reason is: {'; '.join(contrast.reasons)}."
     return text
+
+
+def _says_needed(contrast: Contrast) -> bool:
+    return contrast.needed is not None and contrast.needed.why != "folds" and not contrast.taken_back
 
 
 def needed_words(contrast: Contrast, metric: str) -> str:
@@ -226,7 +232,7 @@ def crossover_words(found: Crossover) -> str:
     if math.isnan(found.share):
         return f"{text} (one seed: no interval)."
     bounds = f", at {count_words(found.low)} to {count_words(found.high)} labels" if not math.isnan(found.low) else ""
-    return f"{text} ({100 * found.share:.0f} % of draws of the seeds cross{bounds})."
+    return f"{text} ({100 * found.share:.0f} % of draws of the runs cross{bounds})."
 
 
 def _against_direct(contrast: Contrast, comparison: Comparison) -> str:
@@ -263,6 +269,12 @@ def _missing(row: Row) -> str:
     )
 
 
+def _unfinished(row: Row) -> str:
+    """A cross-validation that lacks folds has left a part of the data untested."""
+    names = listed([str(fold) for fold in row.missing_folds])
+    return f"Its cross-validation lacks fold {names} of {len(row.folds) + len(row.missing_folds)}."
+
+
 def _subject(label: str) -> str:
     return label.replace("direct", "direct fine-tuning", 1) if label.startswith("direct") else label
 
@@ -276,7 +288,7 @@ def _bounds(contrast: Contrast, metric: str) -> str:
 
 def _evidence(contrast: Contrast, metric: str, reading: str | None = None) -> str:
     gain = contrast.gain
-    counts = times(gain.num_seeds, "seed", "seeds")
+    counts = runs_words(gain.num_seeds, gain.num_folds)
     if gain.num_test:
         counts += f", {times(gain.num_test, 'test example', 'test examples')}"
     why = "; ".join(contrast.notes)
@@ -287,5 +299,6 @@ def _evidence(contrast: Contrast, metric: str, reading: str | None = None) -> st
         if not gain.covers_seeds:
             parts.append("the interval covers the test examples, not the seeds")
         elif not gain.covers_examples:
-            parts.append(f"the interval covers the seeds, not the test examples: {why}")
+            unit = "folds" if gain.num_folds else "seeds"
+            parts.append(f"the interval covers the {unit}, not the test examples: {why}")
     return "; ".join(part for part in [*parts, reading] if part)

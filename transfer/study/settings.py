@@ -7,9 +7,11 @@ from functools import cache
 from typing import Any
 
 SEEDS = ("seed", "data_seed", "subset_seed", "init_seed", "order_seed")
+FOLDS, FOLD = "target.data.folds", "target.data.fold"
 # Where a run is filed, logged and placed, and what the group of a strategy already says.
 _NEVER = (
     *SEEDS,
+    FOLD,
     "stage",
     "arm",
     "experiment_name",

@@ -15,7 +15,7 @@ from typing import Any
 
 from transfer.study import predictions
 from transfer.study.predictions import Predictions
-from transfer.study.settings import SEEDS, flatten, own_config, unread
+from transfer.study.settings import FOLD, FOLDS, SEEDS, flatten, own_config, unread
 
 Record = dict[str, Any]
 ARMS = ("transfer", "direct", "scratch")
@@ -49,16 +49,32 @@ class Run:
 
     @cached_property
     def repetition(self) -> tuple[Any, ...]:
-        """All seeds of the run. A twin has the same ones."""
+        """All seeds of the run, and its fold in a cross-validation. A twin has the same ones."""
+        return self.seeds if self.fold is None else (*self.seeds, self.fold)
+
+    @cached_property
+    def seeds(self) -> tuple[Any, ...]:
+        """All seeds of the run."""
         config = self.record.get("config") or {}
         return tuple(self.record["seed"] if key == "seed" else config.get(key) for key in SEEDS)
 
+    @property
+    def fold(self) -> int | None:
+        """The part of the data that this run was tested on, in a cross-validation."""
+        return self.data.get("fold")
+
+    @property
+    def name(self) -> str:
+        """What tells the run from the others of its strategy: ``seed 0`` or ``seed 0, fold 2``."""
+        return f"seed {self.seed}" if self.fold is None else f"seed {self.seed}, fold {self.fold}"
+
     def seed_words(self, seed: int | None = None) -> list[str]:
-        """Overrides that set the seed, and those seeds that do not follow it by default."""
+        """Overrides that set the seed and the fold, and those seeds that do not follow it by default."""
         config = self.record.get("config") or {}
         defaults = {key: 0 if key == "data_seed" else self.seed for key in SEEDS[1:]}
         own = [f"{key}={config[key]}" for key, value in defaults.items() if config.get(key, value) != value]
-        return [f"seed={self.seed if seed is None else seed}", *own]
+        fold = [] if self.fold is None else [f"{FOLDS}={self.data['folds']}", f"{FOLD}={self.fold}"]
+        return [f"seed={self.seed if seed is None else seed}", *own, *fold]
 
     @property
     def data(self) -> Mapping[str, Any]:
@@ -192,7 +208,8 @@ def _split(runs: list[Run]) -> list[tuple[dict[str, Any], list[Run]]]:
     """Runs of one cell -> (what differs, the runs that share it)."""
     versions: dict[Any, set[Any]] = defaultdict(set)
     for run in runs:
-        versions[(run.record.get("config") or {}).get("data_seed")].add(run.data.get("fingerprint"))
+        drawn = (run.record.get("config") or {}).get("data_seed"), run.data.get("folds")
+        versions[drawn].add(run.data.get("fingerprint"))
     # The data changed between runs that draw it alike, so it is not the data seed that explains the difference.
     changed = any(len(fingerprints) > 1 for fingerprints in versions.values())
     if not changed and all(run.own_config == runs[0].own_config for run in runs):
@@ -230,9 +247,7 @@ def _once(runs: list[Run]) -> tuple[list[Run], list[str]]:
         earlier = kept.get(run.repetition)
         if earlier is not None:
             name, later = f"{earlier.record['arm']} run {earlier.record.get('run_id')}", run.record.get("run_id")
-            notes.append(
-                f"{name}: not compared, run {later} has the same config and seed {run.seed} and started later."
-            )
+            notes.append(f"{name}: not compared, run {later} has the same config and {run.name} and started later.")
         kept[run.repetition] = run
     return sorted(kept.values(), key=lambda run: tuple(str(part).zfill(12) for part in run.repetition)), notes
 

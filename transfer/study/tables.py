@@ -80,6 +80,7 @@ def _rows(comparison: Comparison) -> Iterator[Line]:
             "low": _finite(level.low),
             "high": _finite(level.high),
             "seeds": row.seeds,
+            "folds": row.folds,
             "gain_over_scratch": first.gain.estimate if first else None,
             "verdict": first.verdict if first else None,
             "floor": row.over_floor.against if row.over_floor else None,
@@ -89,7 +90,7 @@ def _rows(comparison: Comparison) -> Iterator[Line]:
             "shown_only": row.secondary,
         }
     for floor in comparison.floors:
-        line = dict.fromkeys(("source", "low", "high", "seeds", "gain_over_scratch", "verdict", "floor"))
+        line = dict.fromkeys(("source", "low", "high", "seeds", "folds", "gain_over_scratch", "verdict", "floor"))
         yield {
             "target": floor.budget.target,
             "model": floor.budget.model,
@@ -135,6 +136,7 @@ def _pair(row: Row, contrast: Contrast, comparison: Comparison) -> Line:
         "gains_tested": contrast.family,
         "verdict": contrast.verdict,
         "seeds": [side.run.seed for side in contrast.treated],
+        "folds": [side.run.fold for side in contrast.treated if side.run.fold is not None],
         "gain_per_seed": gain.per_seed,
         "num_test": gain.num_test,
         "covers_seeds": gain.covers_seeds,
@@ -156,6 +158,7 @@ def _runs(comparison: Comparison) -> Iterator[Line]:
             yield {
                 **_place(row),
                 "seed": side.run.seed,
+                "fold": side.run.fold,
                 "run": side.run.record.get("run_id"),
                 "metric": f"{side.prefix}/{comparison.metric}",
                 "value": value,

@@ -87,6 +87,12 @@ def times(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
 
+def runs_words(num_seeds: int, num_folds: int) -> str:
+    """``3 seeds``, ``5 folds`` or ``2 seeds x 5 folds``."""
+    seeds, folds = times(num_seeds, "seed", "seeds"), times(num_folds, "fold", "folds")
+    return seeds if not num_folds else folds if num_seeds == 1 else f"{seeds} x {folds}"
+
+
 def p_words(p: float) -> str:
     """``0.031``, ``<0.001``, or nothing where there is no p value."""
     if math.isnan(p):

@@ -16,6 +16,7 @@ from optuna.distributions import (
     distribution_to_json,
 )
 
+from transfer.crossvalidation import FOLD
 from transfer.errors import Problem, UserError
 from transfer.explain import free_mappings
 
@@ -124,6 +125,9 @@ def _seeds(name: str, override: Override) -> tuple[int, ...]:
 
 def _axis(name: str, override: Override) -> Axis:
     sweep, received = override.value(), _received(override)
+    if name == FOLD:
+        action = "a search would choose the easiest fold; give one, and cross-validate what the search has found"
+        raise UserError(Problem(name, received, "one fold: a fold is not searched", action))
     tags = sweep.tags if isinstance(sweep, Sweep) else set()
     unknown = tags - {LOG}
     if unknown:
