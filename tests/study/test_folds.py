@@ -177,7 +177,7 @@ def test_missing_folds_are_said(study):
 def test_folds_are_called_folds(crossed, tmp_path):
     comparison = compare(crossed.records)
     text = printed(comparison)
-    assert "5 folds, 300 test examples" in text.replace("\n", " ")
+    assert "5 folds, 300 test examples; what the one seed does alike in all folds" in text.replace("\n", " ")
     assert "standard deviation over folds" in text.replace("\n", " ")
     paths = write_all(comparison, tmp_path / "report")
     page = paths[0].read_text()
@@ -197,6 +197,7 @@ def test_seeds_and_folds_are_both_counted(crossed):
     comparison = compare(crossed.records)
     text = printed(comparison)
     assert "2 seeds x 5 folds" in text.replace("\n", " ")
+    assert "the one seed" not in text.replace("\n", " ")
     row = next(row for row in comparison.rows if row.arm == "transfer")
     assert row.over_scratch[0].gain.num_test == 300
 

@@ -301,4 +301,6 @@ def _evidence(contrast: Contrast, metric: str, reading: str | None = None) -> st
         elif not gain.covers_examples:
             unit = "folds" if gain.num_folds else "seeds"
             parts.append(f"the interval covers the {unit}, not the test examples: {why}")
+        if gain.num_folds and gain.num_seeds == 1:
+            parts.append("what the one seed does alike in all folds is not covered")
     return "; ".join(part for part in [*parts, reading] if part)
