@@ -10,15 +10,16 @@ from transfer.paths import PACKAGE
 # that has a layer of its own is named with it.
 LAYERS = [
     "cli __main__",
-    "compose explain sweep run rerun listing doctor completion study",
+    "compose explain sweep run rerun listing doctor completion study uploads tracking_workspace",
     "launch preflight",
     "stages testing",
-    "recording tracking evaluation",
+    "recording tracking tracking_study evaluation",
+    "tracking_start",
     "module initial legs",
     "optim freezing checkpoints gradients progress sweep.pruning sweep.storage sweep.choices",
     "validation crossvalidation plan identity",
     "tasks models data weights floors parameters hardware",
-    "config records",
+    "config records wandb_environment",
     "paths",
     "errors",
 ]
@@ -66,7 +67,7 @@ def test_imports_run_downward(file):
         assert {place(name) for name in found if place(name)} <= {"study", "records", "errors", "paths"}
     libraries = {name.partition(".")[0] for name in found}
     assert "hydra" not in libraries or module in ("compose", "explain", "sweep")
-    assert "wandb" not in libraries or module == "tracking"
+    assert not {"wandb", "wandb_workspaces"} & libraries or module.startswith("tracking")
     assert file.stem not in ("utils", "util", "helpers", "helper", "common", "misc")
 
 

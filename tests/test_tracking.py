@@ -7,51 +7,9 @@ import pandas as pd
 import pytest
 
 from tests.running import QUICK, TINY_BERT, cli, reviews, run
-from transfer import tracking
-
-BLOCK = 32768
-
-
-def wandb_records(file):
-    """The messages in a .wandb file, which is laid out as a LevelDB log."""
-    from wandb.proto import wandb_internal_pb2
-
-    content = file.read_bytes()
-    assert content[:4] == b":W&B"
-    place, message = 7, b""
-    while place + 7 <= len(content):
-        room = BLOCK - place % BLOCK
-        size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
-        if room < 7 or kind == 0:
-            place += room
-            continue
-        message += content[place + 7 : place + 7 + size]
-        place += 7 + size
-        if kind in (1, 4):  # a whole message, or the last part of one
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(message)
-            yield record
-            message = b""
-
-
-def wandb_run(folder):
-    """(run, config, history rows, summary, artifacts, exit code) of the one W&B run in a run's folder."""
-    (file,) = Path(folder).glob("wandb/offline-run-*/*.wandb")
-    found = list(wandb_records(file))
-    (about,) = (record.run for record in found if record.WhichOneof("record_type") == "run")
-    config = {item.key: json.loads(item.value_json) for item in about.config.update}
-    history, summary = [], {}
-    for record in found:
-        if record.WhichOneof("record_type") == "history":
-            history.append({name(item): json.loads(item.value_json) for item in record.history.item})
-        summary |= {name(item): json.loads(item.value_json) for item in record.summary.update}
-    artifacts = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
-    (code,) = (record.exit.exit_code for record in found if record.WhichOneof("record_type") == "exit")
-    return about, config, history, summary, artifacts, code
-
-
-def name(item):
-    return item.key or "/".join(item.nested_key)
+from tests.wandb_files import wandb_file, wandb_records, wandb_run
+from transfer import identity, plan, wandb_environment
+from transfer.compose import compose
 
 
 @pytest.fixture
@@ -84,7 +42,8 @@ def test_a_wandb_run_holds_the_whole_story(arguments, tmp_path):
     assert set(about.tags) == {"source:source", "target:target", "freezing:first_k", "arm:transfer"}
     assert config["target"]["data"]["train_size"] == 30
     assert config["model"]["config"]["hidden_size"] == 16
-    assert config["run/arm"] == "transfer"
+    flat = {"arm": "transfer", "seed": 3, "budget": "30 labels", "train_size": 30, "freezing": "first_k"}
+    assert {name: config[f"run/{name}"] for name in flat} == flat
     assert config["run/parents"] == [record["parents"][0]["fingerprint"]]
 
     steps = [row for row in history if "train/loss" in row]
@@ -92,6 +51,10 @@ def test_a_wandb_run_holds_the_whole_story(arguments, tmp_path):
     assert [row["train/loss"] for row in steps] == pytest.approx(losses.tolist())
     assert [row["trainer/global_step"] for row in steps] == list(range(len(losses)))
     assert len([row for row in history if "val/accuracy" in row]) == 2
+    batches = [row["trainer/examples"] for row in steps]
+    assert (batches[0], batches[-1]) == (16, 2 * 30), "two epochs over 30 examples, in batches of 16"
+    assert [row["trainer/examples"] for row in history if "val/loss" in row] == [30, 60]
+    assert all("epoch" in row for row in steps)
     assert any("lr-AdamW/head" in row for row in history)
     assert any("gradient_norm/depth_2" in row for row in history)
     assert not any("gradient_norm/depth_1" in row for row in history), "the first layer is frozen"
@@ -100,7 +63,7 @@ def test_a_wandb_run_holds_the_whole_story(arguments, tmp_path):
     assert summary["num_train"] == 30
     assert summary["fraction_loaded"] == 1.0
 
-    (artifact,) = artifacts
+    start, artifact = artifacts
     assert artifact.name == f"model-{record['fingerprint'][:10]}"
     assert artifact.type == "model"
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
@@ -108,12 +71,33 @@ def test_a_wandb_run_holds_the_whole_story(arguments, tmp_path):
     }
     parent = record["parents"][0]["fingerprint"]
     assert json.loads(artifact.metadata)["parents"] == [f"model-{parent[:10]}"]
-    source = wandb_run(tmp_path / "outputs" / "source_to_target" / f"pretrain-{parent[:10]}")[0]
+    source, _, _, _, (logged,), _ = wandb_run(tmp_path / "outputs" / "source_to_target" / f"pretrain-{parent[:10]}")
+    assert start.use_after_commit
+    assert (start.name, start.digest) == (logged.name, logged.digest), "W&B knows the weights by their digest"
     assert (source.job_type, source.display_name, list(source.tags)) == (
         "pretrain",
         "pretrain-source-seed0",
         ["source:source", "target:target", "freezing:none"],
     )
+
+
+def test_every_curve_has_the_same_axes(arguments):
+    record = run(*arguments, "stage=scratch", "logger=wandb", "logger.log_model=false")
+    found = [part.metric for part in wandb_records(wandb_file(record["_folder"])) if part.HasField("metric")]
+    assert [metric.name for metric in found if metric.name] == ["trainer/global_step", "epoch", "trainer/examples"]
+    (every,) = (metric for metric in found if metric.glob_name)
+    assert (every.glob_name, every.step_metric, every.options.step_sync) == ("*", "trainer/global_step", True)
+
+
+def test_the_arms_of_a_pair_share_its_id(arguments, tmp_path):
+    def pair_id(*options):
+        return identity.pair_id(plan.make(compose([*QUICK, *arguments, *options])))
+
+    twin = pair_id("arm=transfer", "seed=1")
+    assert pair_id("arm=scratch", "seed=1") == pair_id("arm=transfer", "seed=1", "freezing=head_only") == twin
+    others = ["seed=2", "target.data.train_size=20", "model.config.num_hidden_layers=1", "target.budget.batch_size=8"]
+    others.append(f"target.data.path={reviews(tmp_path / 'other.csv', seed=3)}")
+    assert len({twin, *(pair_id("arm=transfer", "seed=1", other) for other in others)}) == 1 + len(others)
 
 
 @pytest.mark.filterwarnings("ignore:Error detected in")
@@ -134,6 +118,9 @@ def test_each_job_of_a_sweep_is_a_run_of_its_own(arguments, tmp_path):
         ("scratch-target-seed0", 0),
         ("scratch-target-seed1", 1),
     ]
+    links = {path.name[:-5]: path for path in (tmp_path / "outputs").glob("*/wandb/run-*")}
+    assert {*links} == {"run-scratch-target-seed0", "run-scratch-target-seed1"}, "names for wandb leet"
+    assert all(len([*path.glob("*.wandb")]) == 1 for path in links.values())
     for _, config, history, summary, artifacts, code in runs:
         assert code == 0
         assert artifacts == []
@@ -182,7 +169,7 @@ def test_offline_unless_a_key_is_there(monkeypatch, tmp_path, requested, environ
     monkeypatch.delenv("NETRC", raising=False)
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
-    assert tracking.offline(requested) is offline
+    assert wandb_environment.offline(requested) is offline
 
 
 def test_a_key_in_the_netrc_file_counts(monkeypatch, tmp_path):
@@ -191,4 +178,4 @@ def test_a_key_in_the_netrc_file_counts(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password " + "0" * 40 + "\n")
     (tmp_path / ".netrc").chmod(0o600)
-    assert tracking.offline(None) is False
+    assert wandb_environment.offline(None) is False

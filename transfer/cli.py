@@ -15,6 +15,8 @@ from transfer.errors import SweepFailedError, UserError
 
 if TYPE_CHECKING:
     from transfer.config import Config
+    from transfer.records import Record
+    from transfer.study.results import Comparison
 
 FAILURE = 1
 USER_ERROR = 2
@@ -85,7 +87,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="where report.html, its pictures and tables go (default: the experiment's folder)",
     )
+    compare.add_argument(
+        "--wandb",
+        action=argparse.BooleanOptionalAction,
+        help="log the answer as a W&B run of its own (default: where W&B tracked the runs)",
+    )
     compare.set_defaults(do=_compare)
+    sync = commands.add_parser("sync", parents=[output], help="upload the W&B runs that were kept offline")
+    sync.add_argument("names", nargs="*", metavar="EXPERIMENT_OR_RUN", help="only these (default: all)")
+    sync.add_argument("--dry-run", action="store_true", help="only list them")
+    sync.set_defaults(do=_sync)
+    workspace = commands.add_parser(
+        "workspace", parents=[output], help="save a W&B workspace: the answer and the curves of an experiment by arm"
+    )
+    workspace.add_argument("experiment", metavar="EXPERIMENT")
+    workspace.set_defaults(do=_workspace)
     doctor = commands.add_parser(
         "doctor", parents=[output], help="device, fast precision, W&B, local data, writable output"
     )
@@ -142,9 +158,10 @@ def _message(error: UserError) -> str:
 
 
 def _run(arguments: list[str]) -> int:
-    from transfer import compose
+    from transfer import compose, wandb_environment
 
     _log_to_stderr()
+    wandb_environment.require_one_run(arguments)
     compose.app(arguments, _job)
     return 0
 
@@ -223,6 +240,34 @@ def _compare(options: argparse.Namespace) -> int:
     written = report.write_all(comparison, folder)
     report.print_table(comparison, Console() if sys.stdout.isatty() else Console(width=110))
     print(f"\nPage     {written[0]}\nText     {written[1]}\nand {len(written) - 2} pictures and tables beside them")
+    if options.wandb is not False:
+        _log_study(options, comparison, found, written)
+    return 0
+
+
+def _log_study(options: argparse.Namespace, comparison: Comparison, found: list[Record], written: list[Path]) -> None:
+    from transfer import tracking_study
+    from transfer.config import Logger
+
+    settings = tracking_study.logger_of(found) or (Logger() if options.wandb else None)
+    if settings is not None:
+        folder = Path(options.output_dir) / options.experiment
+        print(f"W&B      {tracking_study.log_study(comparison, options.experiment, written, folder, settings)}")
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from transfer import uploads
+
+    return 0 if uploads.sync(options.output_dir, options.names, dry_run=options.dry_run) else FAILURE
+
+
+def _workspace(options: argparse.Namespace) -> int:
+    from transfer import tracking_workspace
+    from transfer.listing import require_records
+
+    found = require_records(options.output_dir, options.experiment)
+    folder = Path(options.output_dir) / options.experiment
+    print(tracking_workspace.save(found, options.experiment, folder))
     return 0
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from transfer import hardware, paths
+from transfer import hardware, paths, wandb_environment
 from transfer.errors import UserError
 
 Finding = tuple[str, bool, str]
@@ -31,10 +31,12 @@ def _precision() -> Finding:
 
 
 def _wandb() -> Finding:
-    from transfer import tracking
-
-    if tracking.offline(None):
-        return "wandb", True, "offline: runs are kept in their folders; `wandb login`, then `wandb sync` uploads them"
+    if wandb_environment.offline(None):
+        return (
+            "wandb",
+            True,
+            "offline: runs are kept in their folders; `wandb login`, then `transfer sync` uploads them",
+        )
     return "wandb", True, "online: a key is there"
 
 

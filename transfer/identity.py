@@ -52,6 +52,20 @@ def identity(plan: Plan) -> dict[str, Any]:
     }
 
 
+def pair_id(plan: Plan) -> str:
+    """12 hex digits that the arms of one comparison share: data, label subset, training budget, seeds and model."""
+    target = plan.config.target
+    shared = {
+        "data": files.split_fingerprint(target.data, key="target.data"),
+        "train_size": target.data.train_size,
+        "task": asdict(target.task),
+        "budget": asdict(target.budget),
+        "model": model_identity(plan.model),
+        "seeds": asdict(plan.seeds),
+    }
+    return records.fingerprint(shared)[:12]
+
+
 def model_identity(model: Model) -> dict[str, Any]:
     """The model's settings, with the contents of local folders in place of their paths."""
     settings = asdict(model)

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from transfer import config as schema
-from transfer import hardware, records
+from transfer import hardware, records, wandb_environment
 from transfer import plan as planning
 from transfer.config import Config
 from transfer.errors import UserError
@@ -45,7 +45,7 @@ def execute(plan: Plan, *, force: bool = False, wait: bool = True) -> Record:
     found = _complete(plan)
     if found and not force and _enough(plan, found):
         log.info("%s is complete: nothing to train", _where(found))
-        return found
+        return _there(plan, found)
     new = not plan.output_dir.exists()
     require_writable(cache_folder(plan.config.cache_dir), key="cache_dir")
     require_writable(plan.output_dir)
@@ -61,7 +61,7 @@ def execute(plan: Plan, *, force: bool = False, wait: bool = True) -> Record:
     ):
         found = _complete(plan)
         if found and not force:
-            return found if _enough(plan, found) else _test(plan, found)
+            return _there(plan, found) if _enough(plan, found) else _test(plan, found)
         return _train(plan, _trained_parent(plan))
 
 
@@ -72,7 +72,17 @@ def _trained_parent(plan: Plan) -> Path | None:
         from transfer import preflight
 
         preflight.check(plan)
-    return Path(execute(plan.parent)["_folder"]) / "model"
+    with wandb_environment.apart_from_sweep():
+        return Path(execute(plan.parent)["_folder"]) / "model"
+
+
+def _there(plan: Plan, record: Record) -> Record:
+    """A record that was there before; a W&B sweep that asked for it again is told."""
+    if wandb_environment.in_sweep() and plan.config.logger.name == "wandb":
+        from transfer import tracking
+
+        tracking.report(plan, record)
+    return record
 
 
 def _complete(plan: Plan) -> Record | None:

@@ -178,7 +178,7 @@ def _trainer(
         from transfer.sweep.pruning import Pruning
 
         callbacks.append(Pruning(plan.config.search, monitor))
-    callbacks.append(LearningRateMonitor("step"))
+    callbacks += [LearningRateMonitor("step"), *tracking.callbacks]
     bar = progress_bar()
     accelerator = settings.accelerator
     make = functools.partial(

@@ -1,41 +1,62 @@
-"""W&B and the other loggers. The only module that imports wandb."""
+"""The loggers of a run, W&B among them. Only the modules called tracking import wandb."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from transfer import records, tracking_start
 from transfer.config import to_plain
+from transfer.identity import pair_id
 from transfer.plan import Plan, data_name, has_data
+from transfer.wandb_environment import link
 
 log = logging.getLogger(__name__)
 
 
-def has_key() -> bool:
-    """Whether a W&B API key is there: in $WANDB_API_KEY or in the netrc file that `wandb login` writes."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    import netrc
-
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0].split(":")[0]
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+# The axes that every curve can be drawn against; Lightning logs the epoch with each value.
+STEP, EPOCH, EXAMPLES = "trainer/global_step", "epoch", "trainer/examples"
 
 
-def offline(requested: bool | None) -> bool:
-    """Offline where asked for, or where no key is there."""
-    if requested is not None:
-        return requested
-    mode = os.environ.get("WANDB_MODE")
-    return mode in ("offline", "disabled") if mode else not has_key()
+class ExamplesSeen(Callback):
+    """Counts the training examples of all ranks, over interruptions: an axis that runs of any batch size share."""
+
+    def __init__(self) -> None:
+        self.num = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Where ranks share a batch unequally, this one has the most of it: then some rows too many, at most the ranks.
+        self.num += len(batch["index"]) * trainer.world_size
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num": self.num}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.num = state_dict["num"]
+
+
+class CurveLogger(WandbLogger):
+    """Lightning's, with the examples seen beside each value."""
+
+    def __init__(self, run: Any, seen: ExamplesSeen) -> None:
+        super().__init__(experiment=run)
+        self._seen = seen
+        # Lightning defines axes only for runs that it starts itself.
+        for axis in (STEP, EPOCH, EXAMPLES):
+            run.define_metric(axis)
+        run.define_metric("*", step_metric=STEP, step_sync=True)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({**metrics, EXAMPLES: self._seen.num}, step)
 
 
 class Tracking:
@@ -53,6 +74,7 @@ class Tracking:
         self.before = folder / "metrics.before.csv"
         self.writes = getattr(rank_zero_only, "rank", None) in (None, 0)
         self.loggers: list[Logger] = []
+        self.callbacks: list[Callback] = []
         if curves and self.writes and self.csv.is_file():
             # An interrupted run: the CSV logger begins a new file, so what was there waits beside it.
             self._append(self.csv, self.before)
@@ -61,29 +83,25 @@ class Tracking:
         name = plan.config.logger.name
         if name == "tensorboard" and curves:
             self.loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
-        elif name == "wandb" and self.writes:
-            self._start_wandb()
+        elif name == "wandb":
+            seen = ExamplesSeen()
+            self.callbacks.append(seen)
+            if self.writes:
+                self._start_wandb(seen)
 
-    def _start_wandb(self) -> None:
-        plan, settings = self.plan, self.plan.config.logger
-        import wandb
-
-        self.run = wandb.init(
+    def _start_wandb(self, seen: ExamplesSeen) -> None:
+        plan = self.plan
+        self.run = tracking_start.start(
+            plan.config.logger,
+            self.folder,
             name=run_title(plan),
-            dir=self.folder,
-            project=settings.project,
-            entity=settings.entity,
             id=plan.fingerprint,
-            resume="allow",
-            mode="offline" if offline(settings.offline) else "online",
             group=plan.experiment,
             job_type=plan.stage,
             tags=tags(plan),
             config=wandb_config(plan),
-            reinit="finish_previous",
-            settings=wandb.Settings(silent=True, console="off"),
         )
-        self.loggers.append(WandbLogger(experiment=self.run))
+        self.loggers.append(CurveLogger(self.run, seen))
 
     def summarise(self, record: dict[str, Any]) -> None:
         """Test metrics, counts and the weight report into the run's summary."""
@@ -101,35 +119,40 @@ class Tracking:
         )
 
     def log_model(self, record: dict[str, Any]) -> None:
-        """The best weights as an artifact; a run that started from another one uses that one's artifact.
-
-        Offline W&B cannot look up the parent's artifact, so its name stands in the metadata as well.
-        """
+        """The best weights as an artifact, and as its input the weights of the run that this one started from."""
         if self.run is None or not self.plan.config.logger.log_model:
             return
-        import wandb
-
+        for parent in record["parents"]:
+            folder = self._model_of(parent)
+            if folder is not None:
+                # `use_artifact` refuses to work offline. Logged once more with this mark, the same weights are found
+                # by their digest when the run is uploaded, and become its input.
+                self.run._log_artifact(_artifact(parent, folder), is_user_created=True, use_after_commit=True)
+        details = {name: record[name] for name in ("experiment", "stage", "arm")}
         parents = [artifact_name(parent["fingerprint"]) for parent in record["parents"]]
-        if not self.run.offline:
-            for parent in parents:
-                with contextlib.suppress(wandb.errors.CommError, ValueError):
-                    self.run.use_artifact(f"{parent}:latest", type="model")
-        metadata = {
-            "stage": record["stage"],
-            "arm": record["arm"],
-            "parents": parents,
-            "experiment": record["experiment"],
-        }
-        artifact = wandb.Artifact(artifact_name(record["fingerprint"]), type="model", metadata=metadata)
-        artifact.add_dir(str(self.folder / "model"), skip_cache=True, policy="immutable")
-        self.run.log_artifact(artifact)
+        self.run.log_artifact(_artifact(record, self.folder / "model", details | {"parents": parents}))
+
+    def _model_of(self, parent: dict[str, str]) -> Path | None:
+        """The weights of the run that this one started from, if they are still there."""
+        if self.plan.weights_from is not None:
+            folder = self.plan.weights_from
+        else:
+            assert self.plan.parent is not None, "a run with parents starts from one of them"
+            stage, fingerprint = self.plan.parent.stage, parent["fingerprint"]
+            found = records.complete(self.plan.output_dir, self.plan.experiment, stage, fingerprint)
+            if found is None:
+                return None
+            folder = Path(found["_folder"]) / "model"
+        return folder if folder.is_dir() else None
 
     def finish(self, exit_code: int) -> None:
         """Close every logger and put metrics.csv together."""
         for logger in self.loggers:
             logger.finalize("success" if exit_code == 0 else "failed")
         if self.run is not None:
+            folder = Path(self.run.dir).parent
             self.run.finish(exit_code=exit_code)
+            link(folder, self.plan.output_dir / self.plan.experiment, f"{run_title(self.plan)}-{self.run.id[:4]}")
         if not self.writes:
             return
         (self.folder / "hparams.yaml").unlink(missing_ok=True)
@@ -148,6 +171,23 @@ class Tracking:
         if tables:
             pd.concat(tables, ignore_index=True).to_csv(onto, index=False)
         source.unlink(missing_ok=True)
+
+
+def report(plan: Plan, record: dict[str, Any]) -> None:
+    """Give the run of a W&B sweep the record that was there already: a sampler may ask for the same config twice."""
+    tracking = Tracking(plan, plan.folder, curves=False)
+    try:
+        tracking.summarise(record)
+    finally:
+        tracking.finish(0)
+
+
+def _artifact(run: Mapping[str, Any], folder: Path, metadata: dict[str, Any] | None = None) -> Any:
+    import wandb
+
+    artifact = wandb.Artifact(artifact_name(run["fingerprint"]), type="model", metadata=metadata)
+    artifact.add_dir(str(folder), skip_cache=True, policy="immutable")
+    return artifact
 
 
 def artifact_name(fingerprint: str) -> str:
@@ -179,12 +219,19 @@ def tags(plan: Plan) -> list[str]:
 
 def wandb_config(plan: Plan) -> dict[str, Any]:
     """The whole config, nested, and flat keys to group and filter by."""
+    size = plan.data.train_size
     flat = {
-        "run/arm": plan.arm,
+        "run/experiment": plan.experiment,
         "run/stage": plan.stage,
+        "run/arm": plan.arm,
+        "run/pair_id": pair_id(plan) if plan.arm else None,
         "run/seed": plan.seed,
-        "run/train_size": plan.data.train_size,
+        "run/fold": plan.data.fold,
+        "run/budget": f"{size} labels" if size else "all labels",
+        "run/train_size": size,
         "run/freezing": plan.freezing.policy,
+        "run/source": data_name(plan.config.source.data) if has_data(plan.config.source.data) else None,
+        "run/target": data_name(plan.config.target.data) if has_data(plan.config.target.data) else None,
         "run/fingerprint": plan.fingerprint,
         "run/parents": [parent["fingerprint"] for parent in plan.parents],
     }
