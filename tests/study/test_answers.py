@@ -46,7 +46,7 @@ def test_examples_that_most_seeds_changed(study):
         ours = np.where(rest & (seed < 2), wrong, labels)  # two of three seeds break the last three
         study.add("transfer", seed, answers=ours, texts=True)
         study.add("scratch", seed, answers=np.where(first, wrong, labels))
-    found = changed(compare(study.records).gains[0][1])
+    found = changed(compare(study.records).gains[0][1], "accuracy")
     assert (found.num_fixed, found.num_broken, found.num_test) == (3, 3, 300)
     assert [example.id for example in found.fixed] == ["example-00000", "example-00001", "example-00002"]
     assert found.fixed[0].text.startswith("<b>text</b> of example-00000")
@@ -65,7 +65,7 @@ def test_of_numbers_those_with_the_smaller_error_are_fixed(study):
             f"{record['_folder']}/predictions.parquet",
         )
     comparison = compare(study.records)
-    found = changed(comparison.gains[0][1])
+    found = changed(comparison.gains[0][1], "mse", higher_is_better=False)
     assert (found.num_fixed, found.num_broken) == (299, 1)
     assert found.broken[0].id == "example-00000"
     assert confusion(comparison.rows[0].sides) is None
@@ -82,7 +82,7 @@ def test_label_sets_are_compared_as_sets(study):
             f"{record['_folder']}/predictions.parquet",
         )
     comparison = compare(study.records)
-    found = changed(comparison.gains[0][1])
+    found = changed(comparison.gains[0][1], "accuracy")
     assert (found.num_fixed, found.num_broken) == (300, 0)
     assert found.fixed[0].control == ("c",)
     assert confusion(comparison.rows[0].sides) is None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from transfer.study import terms
 from transfer.study.pairing import Side
 from transfer.study.results import Comparison, Contrast, Row
 from transfer.study.statistics import Spread, aligned, spread
@@ -64,7 +65,8 @@ class Example:
 class Changed:
     """Examples that most seeds of the control get wrong and most of the treated right, and the other way round.
 
-    For numbers: where the mean error falls, and where it grows. The lists hold the clearest of each.
+    Where answers are more or less good and not right or wrong (``graded``): those that are better on the mean of the
+    seeds, and those that are worse. The lists hold the clearest of each.
     """
 
     num_fixed: int
@@ -72,6 +74,7 @@ class Changed:
     num_test: int
     fixed: list[Example]
     broken: list[Example]
+    graded: bool
 
 
 def class_metric(comparison: Comparison) -> str | None:
@@ -130,51 +133,62 @@ def confusion(sides: Sequence[Side]) -> Confusion | None:
     return Confusion(tuple(classes.tolist()), counts.reshape(size, size), len(columns))
 
 
-def changed(contrast: Contrast) -> Changed | None:
-    """Which examples the treated arm fixed and broke; None where a run kept no predictions."""
-    both = _by_seed(contrast.treated), _by_seed(contrast.control)
+def changed(contrast: Contrast, metric: str, higher_is_better: bool = True) -> Changed | None:
+    """Which examples the treated arm fixed and broke; None where a run kept no predictions.
+
+    By the metric's terms where it has them: a row with a perfect ratio is right.
+    """
+    both = _by_seed(contrast.treated, metric), _by_seed(contrast.control, metric)
     if not all(both):
         return None
     first = both[0][0]
     treated, control = (_in_order(arm, first.ids) for arm in both)
     if treated is None or control is None:
         return None  # seeds with other test examples
-    ours, theirs = ([_quality(first.labels, answers) for answers in arm] for arm in (treated, control))
-    gain = np.mean(ours, axis=0) - np.mean(theirs, axis=0)
-    if first.labels.dtype.kind == "f":
-        fixed, broken = gain > 0, gain < 0
-    else:
-        now, before = np.mean(ours, axis=0), np.mean(theirs, axis=0)
+    ours, theirs = (
+        [_quality(first, answers, metric, higher_is_better) for answers in arm] for arm in (treated, control)
+    )
+    before, now = (np.mean([values for values, _ in arm], axis=0) for arm in (theirs, ours))
+    gain = now - before
+    fixed, broken = gain > 0, gain < 0
+    graded = not all(has_best for _, has_best in (*ours, *theirs))
+    if not graded:
+        before, now = (np.mean([values >= 1 for values, _ in arm], axis=0) for arm in (theirs, ours))
         fixed, broken = (now > 0.5) & (before < 0.5), (now < 0.5) & (before > 0.5)
 
     def shown(chosen: Array, sign: int) -> list[Example]:
         order = np.flatnonzero(chosen)
-        order = order[np.argsort(-sign * gain[order], kind="stable")][:MOST_EXAMPLES]
+        order = order[np.argsort(-sign * gain[order], kind="stable")][:MOST_EXAMPLES].tolist()
         return [
             Example(
                 str(first.ids[i]),
-                "" if first.texts is None else str(first.texts[i]),
-                _words(first.labels[i]),
-                tuple(_words(answers[i]) for answers in treated),
-                tuple(_words(answers[i]) for answers in control),
+                first.text(i),
+                _words(first.labels[i], first.text(i)),
+                tuple(_words(seed.answers[i], first.text(i)) for seed in treated),
+                tuple(_words(seed.answers[i], first.text(i)) for seed in control),
             )
             for i in order
         ]
 
-    return Changed(int(fixed.sum()), int(broken.sum()), len(first.ids), shown(fixed, 1), shown(broken, -1))
+    lists = shown(fixed, 1), shown(broken, -1)
+    return Changed(int(fixed.sum()), int(broken.sum()), len(first.ids), *lists, graded=graded)
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """What one seed answered [n], on the test examples of all its folds; ``texts`` None where a run kept none."""
+    """What one seed answered [n], on the test examples of all its folds; ``texts``, ``terms`` None if it kept none."""
 
     ids: Array
     labels: Array
     answers: Array
     texts: Array | None
+    terms: Array | None
+
+    def text(self, place: int) -> str:
+        return "" if self.texts is None else str(self.texts[place])
 
 
-def _by_seed(sides: Sequence[Side]) -> list[_Answers]:
+def _by_seed(sides: Sequence[Side], metric: str) -> list[_Answers]:
     """Nothing where a run kept no predictions."""
     parts: dict[Any, list[_Answers]] = {}
     for side in sides:
@@ -182,34 +196,61 @@ def _by_seed(sides: Sequence[Side]) -> list[_Answers]:
         if answers is None or own is None:
             return []
         texts = own.column("text") if "text" in own.names else None
-        parts.setdefault(side.run.seeds, []).append(_Answers(own.ids, own.labels, answers, texts))
+        found = _Answers(own.ids, own.labels, answers, texts, side.terms(metric))
+        parts.setdefault(side.run.seeds, []).append(found)
     return [found[0] if len(found) == 1 else _joined(found) for found in parts.values()]
 
 
 def _joined(folds: Sequence[_Answers]) -> _Answers:
-    texts = [fold.texts for fold in folds if fold.texts is not None]
-    ids, labels, answers = (
-        np.concatenate([getattr(fold, name) for fold in folds]) for name in ("ids", "labels", "answers")
-    )
-    return _Answers(ids, labels, answers, np.concatenate(texts) if len(texts) == len(folds) else None)
+    def all_of(name: str) -> Array | None:
+        columns = [getattr(fold, name) for fold in folds]
+        return None if any(column is None for column in columns) else np.concatenate(columns)
+
+    ids, labels, answers = (np.concatenate([getattr(f, name) for f in folds]) for name in ("ids", "labels", "answers"))
+    return _Answers(ids, labels, answers, all_of("texts"), all_of("terms"))
 
 
-def _in_order(seeds: Sequence[_Answers], ids: Array) -> list[Array] | None:
+def _in_order(seeds: Sequence[_Answers], ids: Array) -> list[_Answers] | None:
     if any(not np.array_equal(np.sort(seed.ids), np.sort(ids)) for seed in seeds):
         return None
-    return [aligned(seed.answers, seed.ids, ids) for seed in seeds]
+    return [
+        replace(
+            seed,
+            answers=aligned(seed.answers, seed.ids, ids),
+            terms=None if seed.terms is None else aligned(seed.terms, seed.ids, ids),
+        )
+        for seed in seeds
+    ]
 
 
-def _quality(labels: Array, answers: Array) -> Array:
-    """1 for a right answer and 0 for a wrong one; for numbers the negative error."""
+def _quality(first: _Answers, seed: _Answers, metric: str, higher_is_better: bool) -> tuple[Array, bool]:
+    """How good each answer is [n], and whether 1 is right and less is wrong."""
+    if seed.terms is not None:
+        return terms.quality(metric, seed.terms, higher_is_better)
+    labels, answers = first.labels, seed.answers
     if labels.dtype.kind == "f":
-        return -np.abs(labels - answers)
+        return -np.abs(labels - answers), False
     if labels.dtype == object:
-        return np.array([float(set(a) == set(b)) for a, b in zip(labels, answers, strict=True)])
-    return (labels == answers).astype(float)
+        return np.array([float(set(a) == set(b)) for a, b in zip(labels, answers, strict=True)]), True
+    return (labels == answers).astype(float), True
 
 
-def _words(value: object) -> str:
+def _words(value: object, text: str) -> str:
     if isinstance(value, tuple):
-        return ", ".join(sorted(value)) or "none"
+        return _entities(value, text) or ", ".join(sorted(value)) or "none"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _entities(tags: tuple[str, ...], text: str) -> str:
+    """``New York (LOC), Ann (PER)`` of IOB2 tags of the words of a text; nothing of other lists."""
+    if not tags or any(tag != "O" and tag[:2] not in ("B-", "I-") for tag in tags):
+        return ""
+    words = text.split(" ")
+    found: list[tuple[list[str], str]] = []
+    for place, tag in enumerate(tags):
+        word = words[place] if place < len(words) else f"word {place + 1}"
+        if found and tag == f"I-{found[-1][1]}" and tags[place - 1] != "O":
+            found[-1][0].append(word)
+        elif tag != "O":
+            found.append(([word], tag[2:]))
+    return ", ".join(f"{' '.join(phrase)} ({kind})" for phrase, kind in found) or "no entity"

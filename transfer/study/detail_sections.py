@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from transfer.study.answers import MOST_CLASSES, MOST_EXAMPLES, Changed, Example
+from transfer.study.answers import MOST_CLASSES, MOST_EXAMPLES, Example
 from transfer.study.cells import gain_name, spread_cell
 from transfer.study.details import Details
 from transfer.study.outline import Section, Table
@@ -122,10 +122,9 @@ def examples(comparison: Comparison, details: Details) -> Section:
                 folded.append((title, [_example(example) for example in examples]))
     if not folded:
         return Section("What transfer fixed and broke")
-    regression = all(_numeric(found) for _, _, found in details.changes)
     rule = (
-        "Fixed: the mean error over the seeds is smaller than that of scratch; broke: larger."
-        if regression
+        "Fixed: better than scratch on the mean of the seeds; broke: worse."
+        if any(found.graded for _, _, found in details.changes)
         else "Fixed: most seeds are right where most of scratch are wrong; broke: the other way round."
     )
     return Section(
@@ -135,23 +134,10 @@ def examples(comparison: Comparison, details: Details) -> Section:
     )
 
 
-def _numeric(found: Changed) -> bool:
-    return found.num_fixed + found.num_broken > 0 and all(
-        _is_number(example.label) for example in (*found.fixed, *found.broken)
-    )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _example(example: Example) -> str:
     what = f"“{example.text}” ({example.id})" if example.text else example.id
-    return f"{what}: {example.label}; answers {_counted(example.treated)}, scratch {_counted(example.control)}"
+    label = f"{example.label}; " if example.label else ""
+    return f"{what}: {label}answers {_counted(example.treated)}, scratch {_counted(example.control)}"
 
 
 def _counted(answers: tuple[str, ...]) -> str:

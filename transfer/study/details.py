@@ -12,7 +12,7 @@ from transfer.study.answers import Changed, ClassScore, Confusion, changed, clas
 from transfer.study.learning import Curve, Speed, curve, speed
 from transfer.study.pairing import Side, as_pair, evidence_of
 from transfer.study.parents import Cost, Parents, cost
-from transfer.study.resampling import LINEAR, hierarchical_bootstrap, permutation_p
+from transfer.study.resampling import hierarchical_bootstrap, permutation_p
 from transfer.study.results import Comparison, Contrast, Row
 from transfer.study.strategies import Record
 
@@ -58,10 +58,11 @@ def build(comparison: Comparison) -> Details:
     for row, contrast in shown:
         pace = speed(contrast, comparison.metric, comparison.higher_is_better)
         found.speeds += [(row, contrast, pace)] if pace is not None else []
-        difference = changed(contrast)
+        difference = changed(contrast, comparison.metric, comparison.higher_is_better)
         found.changes += [(row, contrast, difference)] if difference is not None else []
     for row in _rows_of(comparison, shown):
-        table = confusion(row.sides)
+        # Answers that are no classes (texts, tags of words) have no table.
+        table = confusion(row.sides) if found.class_metric is not None else None
         found.confusions += [(row, table)] if table is not None else []
         lines = [line for side in row.sides if (line := curve(side.run, comparison.metric)) is not None]
         found.curves += [(row, lines)] if lines else []
@@ -106,6 +107,6 @@ def _opinion(contrast: Contrast, metric: str, draws: int) -> Opinion:
         return Opinion()
     treated: list[Side] = list(contrast.treated)
     found = evidence_of(treated, contrast.control, metric)
-    pairs = [] if metric in LINEAR else [as_pair(t, c) for t, c in zip(treated, contrast.control, strict=True)]
+    pairs = [as_pair(t, c, metric) for t, c in zip(treated, contrast.control, strict=True)]
     low, high = hierarchical_bootstrap(found, pairs, metric, draws=draws)
     return Opinion(low, high, permutation_p(found, draws=draws))

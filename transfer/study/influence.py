@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from transfer.study import terms
 from transfer.study.weighted_metrics import FORMULAS, METRICS, NUMERIC, Array, membership, one_hot
 
 
 def encoded(columns: list[Array], metric: str) -> list[Array]:
-    """Labels and predictions as the metric takes them: numbers, label sets as boolean matrices, or classes."""
+    """Labels and predictions as the metric takes them: terms, numbers, label sets as boolean matrices, or classes."""
+    if terms.is_terms(columns[1]):
+        return columns
     if metric in NUMERIC:
         return [np.asarray(column, dtype=float) for column in columns]
     if len(columns[0]) and isinstance(columns[0][0], (tuple, list)):
@@ -24,6 +27,8 @@ def encoded(columns: list[Array], metric: str) -> list[Array]:
 
 def value_and_influence(labels: Array, predictions: Array, metric: str) -> tuple[float, Array]:
     """The metric of n examples, and the influence [n] of each; columns as `encoded` gives them."""
+    if terms.is_terms(predictions):
+        return terms.value_and_influence(metric, predictions)
     value = float(METRICS[metric](labels, predictions, np.ones((1, len(labels))))[0])
     if metric in FORMULAS:
         return value, _of_counts(labels, predictions, metric)

@@ -24,8 +24,10 @@ from transfer.study.statistics import (
     gain_of_values,
 )
 from transfer.study.strategies import Run, Strategy
+from transfer.study.terms import UNKNOWN
 from transfer.study.weighted_metrics import LOWER_IS_BETTER, METRICS, NUMERIC, Array
 
+PREDICTION = "prediction"
 _CONDITIONS = ("the budgets differ", "the tasks differ")
 
 
@@ -45,6 +47,16 @@ class Side:
         """The predictions [n], None where the run kept none."""
         found = self.run.predictions
         return None if found is None or self.column not in found.names else found.column(self.column)
+
+    def terms(self, metric: str) -> Array | None:
+        """What the metric is made of [n, k], where it is made of terms and the run kept them."""
+        found = None if metric in UNKNOWN else self.run.predictions
+        return None if found is None else found.terms(metric, self.column.removeprefix(PREDICTION))
+
+    def judged(self, metric: str) -> Array | None:
+        """What the metric is computed from: its terms, else the predictions."""
+        found = self.terms(metric)
+        return self.answers() if found is None else found
 
 
 def twins(strategy: Strategy, strategies: Sequence[Strategy], arm: str) -> list[Strategy]:
@@ -131,8 +143,6 @@ def same_examples(pairs: list[tuple[Run, Run]], where: str) -> tuple[list[tuple[
 
 
 def _equal(first: Array, second: Array) -> bool:
-    if first.dtype == object:
-        return all(set(a) == set(b) for a, b in zip(first, second, strict=True))
     return bool(np.array_equal(first, second))
 
 
@@ -188,17 +198,15 @@ def _num_test(sides: Sequence[Side]) -> int:
     return sum(by_fold.values())
 
 
-def as_pair(treated: Side, control: Side) -> Pair:
-    """The predictions of two sides, in the order of the first."""
+def as_pair(treated: Side, control: Side, metric: str) -> Pair:
+    """What the metric of two sides is computed from, in the order of the first."""
     ours, theirs = treated.run.predictions, control.run.predictions
     assert ours is not None
     assert theirs is not None
-    return Pair(
-        ours.ids,
-        ours.labels,
-        ours.column(treated.column),
-        aligned(theirs.column(control.column), theirs.ids, ours.ids),
-    )
+    first, second = treated.judged(metric), control.judged(metric)
+    assert first is not None
+    assert second is not None
+    return Pair(ours.ids, ours.labels, first, aligned(second, theirs.ids, ours.ids))
 
 
 def _recorded(sides: Sequence[Side], metric: str) -> list[float]:
@@ -226,15 +234,16 @@ def _read(side: Side, metric: str) -> Reading | str:
 
 def _read_anew(side: Side, metric: str) -> Reading | str:
     """The reading, or why the predictions cannot stand for the recorded metric."""
-    if metric not in METRICS:
+    terms = side.terms(metric)
+    if metric not in METRICS and terms is None:
         return f"{metric} cannot be computed from single predictions"
     found, answers = side.run.predictions, side.answers()
     if found is None or answers is None:
         return f"a run kept no column {side.column} in its predictions"
-    if metric in NUMERIC and not np.issubdtype(found.labels.dtype, np.floating):
+    if terms is None and metric in NUMERIC and not np.issubdtype(found.labels.dtype, np.floating):
         return f"{metric} needs numbers as labels"
-    labels, encoded_answers = encoded([found.labels, answers], metric)
-    again, influence = value_and_influence(labels, encoded_answers, metric)
+    labels, judged = encoded([found.labels, answers if terms is None else terms], metric)
+    again, influence = value_and_influence(labels, judged, metric)
     value = side.value(metric)
     # Another reduction order or half precision may move the last digits; another definition moves more.
     if value is None or not math.isclose(again, value, rel_tol=2e-3, abs_tol=1e-3):

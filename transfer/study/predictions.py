@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from transfer.study import terms
 from transfer.study.weighted_metrics import Array
 
 FILE = "predictions.parquet"
@@ -46,6 +47,16 @@ class Predictions:
         if name not in self._columns:
             self._read([name])
         return self._columns[name]
+
+    def terms(self, metric: str, suffix: str) -> Array | None:
+        """The terms [n, k] of a metric (`transfer.study.terms`); None where the run kept none."""
+        wanted = terms.columns(metric, self.names, suffix)
+        if not wanted:
+            return None
+        missing = [name for name in wanted if name not in self._columns]
+        if missing:
+            self._read(missing)
+        return np.stack([self._columns[name] for name in wanted], axis=1).astype(float)
 
     @property
     def ids(self) -> Array:

@@ -21,13 +21,14 @@ from functools import lru_cache
 
 import numpy as np
 
+from transfer.study import terms
 from transfer.study.folds import Layout, numbered
 from transfer.study.influence import encoded
 from transfer.study.intervals import LEVEL, variances
 from transfer.study.statistics import Evidence, Pair
 from transfer.study.weighted_metrics import LOWER_IS_BETTER, METRICS, Array
 
-LINEAR = frozenset({"accuracy", "mse", "mae"})  # means over examples: their influence says everything
+_MEANS = frozenset({"accuracy", "mse", "mae"})
 _CELLS = 8_000_000  # weights held at once
 
 
@@ -65,7 +66,8 @@ def hierarchical_bootstrap(
     means = []
     for part, size in enumerate(_chunks(n, draws)):
         weights = _weights(n, size, part)
-        values = _linear(found, weights) if metric in LINEAR else _redrawn(pairs, metric, weights)
+        linear = not pairs or is_linear(metric, pairs[0].treated)
+        values = _linear(found, weights) if linear else _redrawn(pairs, metric, weights)
         if found.layout is not None:
             means.append(_mean_of_drawn(values, found.layout, rng))
             continue
@@ -74,6 +76,11 @@ def hierarchical_bootstrap(
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def is_linear(metric: str, predictions: Array) -> bool:
+    """Whether the metric is a mean over the examples, of which their influence says everything."""
+    return metric in _MEANS and not terms.is_terms(predictions)
 
 
 def _mean_of_drawn(values: Array, layout: Layout, rng: np.random.Generator) -> Array:
@@ -100,7 +107,10 @@ def _redrawn(pairs: Sequence[Pair], metric: str, weights: Array) -> Array:
         assert pair.control is not None, "a level has no gain"
         own = weights[:, np.searchsorted(examples, pair.ids)].astype(float)
         labels, *arms = encoded([pair.labels, pair.treated, pair.control], metric)
-        treated, control = (METRICS[metric](labels, arm, own) for arm in arms)
+        treated, control = (
+            terms.weighted(metric, arm, own) if terms.is_terms(arm) else METRICS[metric](labels, arm, own)
+            for arm in arms
+        )
         values.append(sign * (treated - control))
     return np.stack(values, axis=1)
 

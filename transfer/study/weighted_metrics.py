@@ -4,7 +4,8 @@ A bootstrap draw is a weighting: an example drawn twice weighs 2. Every function
 n examples and ``weights`` [B, n], and returns the metric of each of the B weightings. Classes are any sortable values;
 several labels an example are a boolean matrix [n, K] (`membership`). The numbers are those that scikit-learn gives for
 the repeated sample; an undefined ratio or correlation counts as 0, and a class that is found neither among the labels
-nor among the predictions is left out of a macro average.
+nor among the predictions is left out of a macro average. What is no function of single answers is in
+`transfer.study.terms`.
 """
 
 from __future__ import annotations

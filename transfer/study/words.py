@@ -22,9 +22,12 @@ METRIC_WORDS = {
     "mae": "mean absolute error",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
+    "exact_match": "exact match",
+    "bleu": "BLEU",
+    "chrf": "chrF",
 }
 _PERCENT = frozenset(
-    {"accuracy", "f1", "f1_macro", "f1_micro", "precision", "precision_macro", "recall", "recall_macro"}
+    {"accuracy", "f1", "f1_macro", "f1_micro", "precision", "precision_macro", "recall", "recall_macro", "exact_match"}
 )
 FLOOR_WORDS = {"majority": "majority class", "mean": "mean", "tfidf": "TF-IDF", "linear": "linear"}
 
