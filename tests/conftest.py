@@ -181,7 +181,9 @@ def text_data(tokenizer):
         rows = Dataset.from_dict({"text": texts, "label": [labels[i % 3] for i in range(num_rows)]})
         encoded = encode(rows, task, tokenizer, 16, None)
         splits = {"train": encoded, "validation": encoded, "test": encoded}
-        return TransferData(splits, task, tokenizer, batch_size=batch_size, seed=seed)
+        return TransferData(
+            splits, dict.fromkeys(splits, rows), task, tokenizer, batch_size=batch_size, seed=seed, max_length=16
+        )
 
     return make
 
@@ -192,13 +194,18 @@ def fit(run_plan, text_data, tmp_path):
     from lightning.pytorch import Trainer
 
     from transfer import freezing
+    from transfer.config import Trainer as TrainerConfig
     from transfer.module import TransferModule
 
     def run(model, policy, *, max_epochs=2, callbacks=(), data=None, ckpt_path=None, trainer=None, **changes):
         data = data or text_data()
         frozen = freezing.FreezingCallback(model, freezing.make(model, policy))
         frozen.prepare(distributed=False)
-        module = TransferModule(model, data.task, run_plan(freezing=policy, **changes), frozen)
+        ours = ("accumulate_grad_batches", "halve_on_out_of_memory")
+        own = {name: value for name, value in (trainer or {}).items() if name in ours}
+        module = TransferModule(
+            model, data.task, run_plan(freezing=policy, trainer=TrainerConfig(**own), **changes), frozen
+        )
         settings = {
             "accelerator": "cpu",
             "max_epochs": max_epochs,
@@ -209,7 +216,7 @@ def fit(run_plan, text_data, tmp_path):
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
             "default_root_dir": tmp_path,
-            **(trainer or {}),
+            **{name: value for name, value in (trainer or {}).items() if name not in ours},
         }
         Trainer(callbacks=[frozen, *callbacks], **settings).fit(
             module, datamodule=data, ckpt_path=ckpt_path, weights_only=False if ckpt_path else None

@@ -28,7 +28,7 @@ def place(tmp_path_factory):
         write_csv(folder / f"{name}.csv", rows)
     (folder / "empty.csv").touch()
     (folder / "header.csv").write_text("text,label\n")
-    (folder / "file.txt").write_text("no folder\n")
+    (folder / "file.rst").write_text("no folder\n")
     (folder / "ragged.csv").write_text('text,label\n"one, two",pos\nthree,neg,more\n')
     (folder / "latin.csv").write_bytes("text,label\nd\xe9j\xe0 vu,pos\n".encode("latin-1"))
     bert = run(*TINY_BERT, f"target.data.path={folder}/target.csv", "stage=scratch", f"output_dir={folder}/outputs")
@@ -90,7 +90,7 @@ CONFIG_MISTAKES = {
     "arm=transer": ("arm", "transfer, direct, scratch"),
     "freezing=full": ("freezing", "freezing=none"),
     "freezing.policy=full": ("freezing.policy", "linear probing"),
-    "trainer.accumulate_grad_batches=3": ("target.budget.batch_size", "a multiple of 3"),
+    "trainer.accumulate_grad_batches=999": ("target.budget.batch_size", "at least 999"),
     "freezing=first_k freezing.k=0": ("freezing.k", "at least 1"),
     "freezing=regex": ("freezing.patterns", "regexes"),
     "target.data.path": ("command line", "KEY=VALUE"),
@@ -169,7 +169,7 @@ DATA_MISTAKES = {
     "target.data.path=header.csv": ("target.data.path", "no rows"),
     "target.data.path=ragged.csv": ("target.data.path", "line 3"),
     "target.data.path=latin.csv": ("target.data.path", "UTF-8"),
-    "target.data.path=file.txt": ("target.data.path", ".csv"),
+    "target.data.path=file.rst": ("target.data.path", ".csv"),
     "target.data.path=one_class.csv": ("target.data.columns.label", "only pos"),
     "target.data.path=null target.data.files.train=target.csv target.data.files.test=new_label.csv": (
         "target.data.columns.label",
@@ -203,8 +203,8 @@ DATA_MISTAKES = {
     "target.data.columns.group=label": ("target.data.test_fraction", "enough groups"),
     "trainer.accelerator=abacus": ("trainer", "accelerator=abacus"),
     "trainer.strategy=luck": ("trainer", "strategy=luck"),
-    "cache_dir=file.txt/x": ("cache_dir", "cache_dir=FOLDER"),
-    "output_dir=file.txt/x": ("output_dir", "output_dir=FOLDER"),
+    "cache_dir=file.rst/x": ("cache_dir", "cache_dir=FOLDER"),
+    "output_dir=file.rst/x": ("output_dir", "output_dir=FOLDER"),
     "output_dir=/dev/null/x": ("output_dir", "output_dir=FOLDER"),
 }
 

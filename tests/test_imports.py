@@ -10,17 +10,19 @@ from transfer.paths import PACKAGE
 # that has a layer of its own is named with it.
 LAYERS = [
     "cli __main__",
-    "compose explain sweep run rerun listing doctor completion study uploads tracking_workspace",
-    "launch preflight",
+    "compose explain sweep run rerun prefetch export onnx_export listing doctor completion study uploads tracking_workspace",
+    "launch preflight preload",
     "stages testing",
-    "recording tracking tracking_study evaluation",
+    "predict recording tracking tracking_study evaluation",
     "tracking_start",
-    "module initial legs",
-    "optim freezing checkpoints gradients progress sweep.pruning sweep.storage sweep.choices",
-    "validation crossvalidation plan identity",
+    "module initial image_inputs legs",
+    "adaptation parallel_adapter regularizers averaging optim freezing checkpoints gradients memory progress ranks "
+    "row_files sweep.pruning sweep.storage sweep.choices",
+    "nodes",
+    "validation crossvalidation methods plan identity",
     "tasks models data weights floors parameters hardware",
     "config records wandb_environment",
-    "paths",
+    "paths interruption",
     "errors",
 ]
 DEPTH = {module: depth for depth, layer in enumerate(LAYERS) for module in layer.split()}

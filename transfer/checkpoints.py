@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
+
+from transfer import interruption
+from transfer.interruption import Interrupted
+
+log = logging.getLogger(__name__)
 
 LAST = "checkpoints/last.ckpt"
 
@@ -82,16 +89,26 @@ class PatientStopping(EarlyStopping):
 
 
 class Resumable(Callback):
-    """Writes `last.ckpt` every so many seconds, between batches or at the end of an epoch, whole or not at all."""
+    """Writes `last.ckpt` every so many seconds, between batches or at the end of an epoch, whole or not at all.
+
+    Told to stop, it does so at once, and raises `Interrupted`.
+    """
 
     def __init__(self, folder: Path, every_s: float) -> None:
         self.path = folder / LAST
         self.every_s = every_s
         self.saved = time.monotonic()
+        self.stop: int | None = None
 
-    def _due(self, trainer: Trainer) -> bool:
-        due = time.monotonic() - self.saved >= self.every_s
-        return bool(trainer.strategy.broadcast(due)) if trainer.world_size > 1 else due
+    def _save_if_due(self, trainer: Trainer) -> None:
+        due, stop = time.monotonic() - self.saved >= self.every_s, interruption.received()
+        if trainer.world_size > 1:  # a signal comes to the ranks between different batches
+            due, stop = trainer.strategy.broadcast((due, stop))
+        if due or stop is not None:
+            self.save(trainer)
+        if stop is not None:
+            log.info("told to stop (%s): %s holds step %d", Signals(stop).name, self.path, trainer.global_step)
+            self.stop = stop
 
     def save(self, trainer: Trainer) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,15 +120,26 @@ class Resumable(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved = time.monotonic()
+        interruption.defer()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Only now: Lightning logs a step, or an epoch, after the hooks of its end.
+        if self.stop is not None:
+            raise Interrupted(self.stop)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        interruption.resume()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        interruption.abandon()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # The last batch of an epoch is followed by validation; the checkpoint comes after it, in on_train_epoch_end.
-        steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if steps and batch_idx + 1 < trainer.num_training_batches and self._due(trainer):
-            self.save(trainer)
+        if batch_idx + 1 < trainer.num_training_batches:
+            self._save_if_due(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.should_stop and self._due(trainer):
-            self.save(trainer)
+        if not trainer.should_stop:
+            self._save_if_due(trainer)

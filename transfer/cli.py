@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transfer import __version__
-from transfer.errors import SweepFailedError, UserError
+from transfer import __version__, interruption
+from transfer.errors import Problem, SweepFailedError, UserError
+from transfer.records import without_collector
 
 if TYPE_CHECKING:
     from transfer.config import Config
@@ -30,6 +31,12 @@ Does transfer help here, from which source, and how sure is that?
   transfer run -m experiment=NAME arm=transfer,direct,scratch seed=0,1
                                                    all combinations: each transfer with its from-scratch twin
   transfer compare NAME                            the answer, with its uncertainty, as table, picture and page
+"""
+
+
+PREDICT = """\
+Every row of the input comes out in its place, with a prediction and, where there is one, its score.
+A pipe whose first line begins with { is read as JSON lines, any other as one text a line.
 """
 
 
@@ -93,6 +100,37 @@ def _parser() -> argparse.ArgumentParser:
         help="log the answer as a W&B run of its own (default: where W&B tracked the runs)",
     )
     compare.set_defaults(do=_compare)
+    predict = commands.add_parser(
+        "predict", parents=[output], help="a run's answers to the rows of a file or a pipe", description=PREDICT
+    )
+    predict.add_argument("run", metavar="RUN", help="a run id, the start of a fingerprint, or a folder with a model")
+    predict.add_argument(
+        "--input", default="-", metavar="FILE", help="csv, tsv, jsonl, parquet, txt, conll; - is stdin"
+    )
+    predict.add_argument("--output", default="-", metavar="FILE", help="csv, tsv, jsonl or parquet; - is stdout")
+    predict.add_argument("--input-format", metavar="FORMAT", help="where the name does not say it")
+    predict.add_argument("--output-format", metavar="FORMAT", help="where the name does not say it")
+    predict.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="FIELD=NAME",
+        help="a column that has another name here than in training, such as text=review",
+    )
+    predict.set_defaults(do=_predict)
+    export = commands.add_parser(
+        "export", parents=[output], help="a run's model as a Hugging Face folder with a model card"
+    )
+    export.add_argument("run", metavar="RUN", help="a run id, or the start of a fingerprint")
+    export.add_argument("folder", metavar="FOLDER", help="where it goes")
+    export.add_argument("--onnx", action="store_true", help="also model.onnx, checked against the model")
+    export.set_defaults(do=_export)
+    prefetch = commands.add_parser(
+        "prefetch", help="download the data and the model of an experiment, for a machine without a network"
+    )
+    prefetch.add_argument("experiment", metavar="EXPERIMENT")
+    prefetch.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as they will be given to `transfer run`")
+    prefetch.set_defaults(do=_prefetch)
     sync = commands.add_parser("sync", parents=[output], help="upload the W&B runs that were kept offline")
     sync.add_argument("names", nargs="*", metavar="EXPERIMENT_OR_RUN", help="only these (default: all)")
     sync.add_argument("--dry-run", action="store_true", help="only list them")
@@ -142,8 +180,10 @@ def _guarded(act: Callable[[], int]) -> int:
     except SweepFailedError as error:
         print(f"transfer: {error}", file=sys.stderr)
         return FAILURE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted; the same command goes on from here", file=sys.stderr)
+        if isinstance(stop, interruption.Interrupted):
+            interruption.requeue(stop.signum)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) went away: nothing more to say, and nothing to complain of at exit.
@@ -162,7 +202,8 @@ def _run(arguments: list[str]) -> int:
 
     _log_to_stderr()
     wandb_environment.require_one_run(arguments)
-    compose.app(arguments, _job)
+    with interruption.listen():
+        compose.app(arguments, _job)
     return 0
 
 
@@ -225,6 +266,7 @@ def _rerun(options: argparse.Namespace) -> int:
     return 0 if rerun(options.output_dir, options.run, options.overrides) else FAILURE
 
 
+@without_collector()
 def _compare(options: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -253,6 +295,42 @@ def _log_study(options: argparse.Namespace, comparison: Comparison, found: list[
     if settings is not None:
         folder = Path(options.output_dir) / options.experiment
         print(f"W&B      {tracking_study.log_study(comparison, options.experiment, written, folder, settings)}")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from transfer.predict import predict
+    from transfer.records import model_folder
+
+    wrong = [given for given in options.column if "=" not in given]
+    if wrong:
+        raise UserError(Problem("--column", ", ".join(wrong), "FIELD=NAME, such as text=review", ""))
+    _log_to_stderr()
+    renamed = dict(given.split("=", 1) for given in options.column)
+    folder = model_folder(options.output_dir, options.run)
+    formats = {"read_as": options.input_format, "write_as": options.output_format}
+    predict(folder, options.input, options.output, renamed=renamed, **formats)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from transfer.export import export
+    from transfer.records import one_run
+
+    _log_to_stderr()
+    record = one_run(options.output_dir, options.run)
+    for line in export(record, Path(options.folder), options.output_dir, onnx=options.onnx):
+        print(line)
+    print(f"Folder   {options.folder}\nCard     {Path(options.folder) / 'README.md'}")
+    return 0
+
+
+def _prefetch(options: argparse.Namespace) -> int:
+    from transfer import compose
+    from transfer.prefetch import prefetch
+
+    config = compose.compose([f"experiment={options.experiment}", *options.overrides])
+    prefetch(config, lambda line: print(line, flush=True))
+    return 0
 
 
 def _sync(options: argparse.Namespace) -> int:

@@ -21,21 +21,25 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from transfer.config import Config, load
+from transfer.config import Config
 from transfer.errors import Problem, UserError
 from transfer.explain import (
     EXPERIMENT_GROUP,
     explain,
     free_mappings,
     is_composition_error,
+    of_a_source,
     schema_keys,
     unknown_key,
     valid_keys,
 )
 from transfer.paths import search_folders, shipped
+from transfer.sweep.work import Work
 
-# Mappings of a sweeper whose keys are the user's.
-FREE_SETTINGS = tuple(f"hydra.sweeper.{name}" for name in ("params", "sampler_options", "pruner_options"))
+# Mappings of a sweeper or a launcher whose keys are the user's.
+FREE_SETTINGS = tuple(f"hydra.sweeper.{name}" for name in ("params", "sampler_options", "pruner_options")) + tuple(
+    f"hydra.launcher.{name}" for name in ("ray.init", "ray.remote", "additional_parameters")
+)
 
 
 class ExperimentSource(ConfigSource):
@@ -107,6 +111,10 @@ def register() -> None:
             plugins.register(sweeper)
             # Hydra instantiates plugins of this package only; we register ours instead of shipping a second package.
             plugins.class_name_to_class[f"hydra_plugins.transfer.{sweeper.__name__}"] = sweeper
+        # conf/hydra/launcher/ has files in place of what the launchers' packages bring; Hydra would warn of both.
+        launchers = store.repo.get("hydra", {}).get("launcher", {})
+        for file in (shipped("conf") / "hydra" / "launcher").glob("*.yaml"):
+            launchers.pop(file.name, None)
 
 
 def compose(overrides: list[str]) -> Config:
@@ -133,7 +141,11 @@ def to_config(composed: DictConfig) -> Config:
         UserError: a key that is not in the schema, which `+KEY=VALUE` would bring in; a value that does not fit.
     """
     free = tuple(f"{key}." for key in free_mappings())
-    unknown = [key for key in valid_keys(composed) if key not in schema_keys() and not key.startswith(free)]
+    unknown = [
+        key
+        for key in valid_keys(composed)
+        if of_a_source(key) not in schema_keys() and not of_a_source(key).startswith(free)
+    ]
     if unknown:
         raise UserError([unknown_key(key) for key in unknown if key.rpartition(".")[0] not in unknown])
     return to_object(composed)
@@ -158,15 +170,12 @@ def app(arguments: list[str], job: Callable[[Config, bool], Any]) -> None:
     """
     register()
     failed: list[Exception] = []
+    work = Work(job)
 
     @hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="config")
     def main(composed: DictConfig) -> Any:
         try:
-            frozen = composed.get("job")
-            config = load(Path(frozen)) if frozen else to_config(composed)
-            if not frozen:
-                config.overrides = list(HydraConfig.get().overrides.task)
-            return job(config, bool(composed.get("wait", True)))
+            return work(composed)
         except Exception as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:  # the sweeper gets it from Hydra, and goes on
                 raise
@@ -194,4 +203,9 @@ def _accepted(arguments: list[str]) -> list[str]:
     flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
     rest = [argument for argument in arguments if argument not in flags]
     free = tuple(f"{key}{sign}" for key in (*free_mappings(), *FREE_SETTINGS) for sign in ".=")
-    return flags + [f"++{argument}" if argument.startswith(free) else argument for argument in rest]
+    return flags + [f"++{argument}" if _is_new(argument, free) else argument for argument in rest]
+
+
+def _is_new(argument: str, free: tuple[str, ...]) -> bool:
+    # A source before the source is not there until one of its keys is.
+    return of_a_source(argument).startswith(free) or argument.startswith("source.before.")

@@ -50,6 +50,11 @@ def schema_keys() -> frozenset[str]:
     return frozenset(valid_keys())
 
 
+def of_a_source(key: str) -> str:
+    """`source.before.KEY`, the key of a source before the source, as the `source.KEY` that the schema has."""
+    return re.sub(r"^source(\.before)+\.", "source.", key)
+
+
 @lru_cache
 def free_mappings() -> tuple[str, ...]:
     """`model.config` and the other mappings whose keys are not ours to name."""
@@ -138,6 +143,6 @@ def unknown_key(key: str, received: str | None = None) -> Problem:
     else:
         elsewhere = [known for known in keys if known.endswith(f".{last}")]
         meant = ", ".join(elsewhere[:4]) or nearest(key, keys) or ""
-    parent = key.rpartition(".")[0]
+    parent = of_a_source(key).rpartition(".")[0]
     siblings = [k for k in keys if k.rpartition(".")[0] == parent] or [k for k in keys if "." not in k]
     return Problem(key, received or key, ", ".join(siblings), f"did you mean {meant}?" if meant else "")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,20 +18,29 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from transfer.adaptation import Adapted
+
 Plan = dict[str, float | None]
 NEVER = None
+# A recurrent layer numbers its own: bias_ih_l0.
+_BIAS = re.compile(r"(?:.*\.)?bias(_\w+)?")
 
 
-def make(model: PreTrainedModel, freezing: Freezing) -> Plan:
+def make(model: PreTrainedModel, freezing: Freezing, adapted: Adapted | None = None) -> Plan:
     """The epoch from which each parameter trains: 0.0 from the start, None never.
+
+    With adapters, the policy speaks of them, of the head and of what else had no initial weights; nothing else trains.
 
     Raises:
         UserError: the policy does not fit this model.
     """
     depths = parameters.depths(model)
     top = max((depth for depth in depths.values() if depth is not None), default=0)
-    plan = _POLICIES[freezing.policy](depths, top, freezing)
+    plan = _POLICIES[freezing.policy](depths, top, freezing) | dict.fromkeys(parameters.idle(model), NEVER)
     assert plan.keys() == depths.keys(), "a plan covers every parameter"
+    if adapted is not None:
+        open_names = adapted.names | adapted.new
+        plan = {n: start if depths[n] is None or n in open_names else NEVER for n, start in plan.items()}
     return plan
 
 
@@ -44,6 +54,15 @@ def _all(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
 
 def _head_only(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
     return {name: 0.0 if depth is None else NEVER for name, depth in depths.items()}
+
+
+def _bitfit(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
+    """The biases, those of the norms among them, and the head (Ben Zaken, Goldberg & Ravfogel 2022)."""
+    plan = {name: 0.0 if depth is None or _BIAS.fullmatch(name) else NEVER for name, depth in depths.items()}
+    if not any(plan[name] is not None for name, depth in depths.items() if depth is not None):
+        allowed, action = "another policy: this model's backbone has no biases", "adaptation=lora is a close one"
+        raise UserError(Problem("freezing.policy", "bitfit", allowed, action))
+    return plan
 
 
 def _first_k(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
@@ -79,6 +98,7 @@ _POLICIES: dict[str, Callable[[dict[str, int | None], int, Freezing], Plan]] = {
     "none": _none,
     "all": _all,
     "head_only": _head_only,
+    "bitfit": _bitfit,
     "first_k": _first_k,
     "gradual": _gradual,
     "regex": _regex,
@@ -97,6 +117,21 @@ def frozen_modules(model: nn.Module, training: Iterable[str]) -> list[nn.Module]
         return [found for child, path in children for found in visit(child, path)]
 
     return visit(model, "")
+
+
+@contextmanager
+def batch_norms_at_rest(model: nn.Module, *, wanted: bool) -> Iterator[None]:
+    """Batch norms use their running statistics meanwhile, where it is wanted: those of a single row are none."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    found = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training] if wanted else []
+    for module in found:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in found:
+            module.train()
 
 
 class FreezingCallback(Callback):
@@ -148,6 +183,12 @@ class FreezingCallback(Callback):
             for name, parameter in self.model.named_parameters():
                 if name not in self.active:
                     parameter.grad = None
+
+
+def counts(plan: Plan, model: PreTrainedModel) -> dict[str, int]:
+    """How many parameters the model has, and how many of them ever train."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return {"total": sum(sizes.values()), "trainable": sum(n for name, n in sizes.items() if plan[name] is not None)}
 
 
 def describe(plan: Plan, model: PreTrainedModel) -> str:

@@ -54,6 +54,20 @@ def precision(requested: str, accelerator: str) -> str:
     return "32-true"
 
 
+def num_cpus() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def one_process() -> Any:
+    """For a Trainer that is the only one of its run: inside a SLURM job Lightning would take it for a SLURM task, and
+    write checkpoints and requeue the job by itself.
+    """
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+
+    return LightningEnvironment()
+
+
 def describe(accelerator: str, num_devices: int, precision: str) -> dict[str, Any]:
     """The record's `hardware`."""
     import torch
@@ -63,7 +77,7 @@ def describe(accelerator: str, num_devices: int, precision: str) -> dict[str, An
         "device": torch.cuda.get_device_name(0) if on_gpu else cpu_name(),
         "accelerator": "gpu" if on_gpu else "cpu",
         "num_devices": num_devices,
-        "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "num_cpus": num_cpus(),
         "precision": precision,
         "system": f"{platform.system()} {platform.machine()}",
     }

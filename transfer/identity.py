@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transfer import records
-from transfer.config import Model
+from transfer.config import Model, Task
 from transfer.data import files
 from transfer.errors import Problem, UserError
+from transfer.methods import GROUPS
 from transfer.paths import PACKAGE_PREFIX, resolve_package_path
 
 if TYPE_CHECKING:
@@ -22,12 +23,20 @@ RANDOM, PRETRAINED, SOURCE = "random", "pretrained", "source"
 
 
 def identity(plan: Plan) -> dict[str, Any]:
-    """What the fingerprint is made of: no paths, no logging, no placement on devices."""
+    """What the fingerprint is made of: no paths, no logging, no placement on devices.
+
+    What came later to the config is left out where it is as it was before.
+    """
     trainer = plan.trainer
     data_key = f"{plan.leg}.data"
     vocabulary_key = "source.data" if plan.vocabulary_data == plan.config.source.data else "target.data"
     builds_vocabulary = not (plan.model.name or plan.model.tokenizer)
-    return {
+    weights = asdict(plan.weights)
+    reinit_top_k = weights.pop("reinit_top_k")
+    later = {name: asdict(getattr(plan, name)) for name in GROUPS if getattr(plan, name).name != "none"}
+    if reinit_top_k and plan.init != RANDOM:
+        later["reinit_top_k"] = reinit_top_k
+    return later | {
         "schema": records.SCHEMA,
         "stage": plan.stage,
         "init": plan.init if plan.init in (RANDOM, PRETRAINED, SOURCE) else "weights",
@@ -35,12 +44,12 @@ def identity(plan: Plan) -> dict[str, Any]:
         "weights_from": content(plan.weights_from) if plan.weights_from else None,
         "data": files.split_fingerprint(plan.data, key=data_key),
         "train_size": plan.data.train_size,
-        "task": asdict(plan.task),
+        "task": task_identity(plan.task),
         "budget": asdict(plan.budget),
         "equal_epochs": plan.equal_epochs,
         "model": model_identity(plan.model),
         "vocabulary": files.split_fingerprint(plan.vocabulary_data, key=vocabulary_key) if builds_vocabulary else None,
-        "weights": asdict(plan.weights) if plan.parents or plan.weights_from else None,
+        "weights": weights if plan.parents or plan.weights_from else None,
         "freezing": asdict(plan.freezing),
         "optimizer": asdict(plan.optimizer),
         "scheduler": asdict(plan.scheduler),
@@ -58,7 +67,7 @@ def pair_id(plan: Plan) -> str:
     shared = {
         "data": files.split_fingerprint(target.data, key="target.data"),
         "train_size": target.data.train_size,
-        "task": asdict(target.task),
+        "task": task_identity(target.task),
         "budget": asdict(target.budget),
         "model": model_identity(plan.model),
         "seeds": asdict(plan.seeds),
@@ -66,10 +75,23 @@ def pair_id(plan: Plan) -> str:
     return records.fingerprint(shared)[:12]
 
 
+def task_identity(task: Task) -> dict[str, Any]:
+    """The task's settings; without options as it was before there were any."""
+    settings = asdict(task)
+    return settings if task.options else {name: value for name, value in settings.items() if name != "options"}
+
+
 def model_identity(model: Model) -> dict[str, Any]:
-    """The model's settings, with the contents of local folders in place of their paths."""
+    """The model's settings, with the contents of local folders in place of their paths.
+
+    What came later to the settings is left out where it is as it was before.
+    """
     settings = asdict(model)
-    for name in ("name", "tokenizer"):
+    if settings["decoder"] is None:
+        del settings["decoder"]
+    if settings["vocabulary"]["kind"] == "words":
+        del settings["vocabulary"]["kind"]
+    for name in settings.keys() & {"name", "decoder", "tokenizer"}:
         folder = local_folder(settings[name])
         if folder:
             settings[name] = content(folder)

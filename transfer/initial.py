@@ -20,29 +20,34 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from transfer import models, parameters, weights
+from transfer import image_inputs, models, parameters, weights
 from transfer.config import Weights
 from transfer.errors import Problem, UserError, nearest
 from transfer.identity import PRETRAINED, RANDOM, SOURCE, local_folder
-from transfer.models import word_vectors
+from transfer.models import encoder_decoder, subwords, word_vectors
 from transfer.models.linear import LinearForSequenceClassification
 from transfer.plan import Plan
+from transfer.tasks.causal_lm import delimiters
 from transfer.weights import WeightReport
 
 log = logging.getLogger(__name__)
+ENDS = ("bos_token_id", "eos_token_id")
+# What follows from the number of a convolutional network's stages.
+STAGES = ("stage_names", "out_features", "out_indices")
 Texts = Callable[[], list[str]]
 
 
 def initial(
     plan: Plan, task: Any, train: Any, texts: Texts, parent: Path | None
 ) -> tuple[PreTrainedModel, Any, WeightReport]:
-    """Model, tokenizer (None for numeric features) and the account of its weights.
+    """Model, tokenizer (image processor for images, None for numeric features) and the account of its weights.
 
     The model is built at random from `seeds.init` first, so that a head without weights starts the same in every arm.
 
     Args:
         train: the training rows, for the scaling of a linear model.
-        texts: gives the texts to build a word vocabulary from, called only where one is needed.
+        texts: gives the texts to build a word vocabulary from, or the images to make a processor for; called only
+            where one is needed.
         parent: the model folder of the run it starts from.
 
     Raises:
@@ -51,7 +56,9 @@ def initial(
     models.register()
     weights_from = parent or plan.weights_from
     numeric = "features" in train.column_names
-    tokenizer = None if numeric else tokenizer_for(plan, texts, weights_from)
+    image_inputs.require_kind(plan, task, images="image" in train.column_names)
+    make = image_inputs.processor_for if task.reads_images else tokenizer_for
+    tokenizer = None if numeric else make(plan, task, texts, weights_from)
     config = config_for(plan, task, tokenizer, len(train[0]["features"]) if numeric else 0)
     torch.manual_seed(plan.seeds.init)
     auto = getattr(transformers, task.auto_class)
@@ -61,9 +68,8 @@ def initial(
         labels = torch.tensor(train["label"][:]) if plan.task.name == "regression" else None
         model.fit_scaling(torch.tensor(train["features"][:]), labels)
     report = _load(plan, model, task, tokenizer, texts, weights_from)
-    if not report.loaded or any(
-        not parameters.is_backbone(n, parameters.backbone_prefix(model)) for n in report.reinitialised
-    ):
+    inside = parameters.in_backbone(model)
+    if not report.loaded or not all(inside(name) for name in report.reinitialised):
         _start_head(model, task)
     return model, tokenizer, report
 
@@ -73,24 +79,32 @@ def _load(
 ) -> WeightReport:
     if weights_from is not None:
         state = weights.read_state(weights_from)
-        same = _same_labels(weights_from, task)
+        same = _same_head(weights_from, task)
+        if plan.init == SOURCE:
+            state = {**_left_out(plan, task, model, state), **state}
         return weights.transfer(state, model, plan.weights, with_head=same)
     if plan.init == RANDOM:
         return WeightReport(reinitialised=list(model.state_dict()))
     assert plan.init == PRETRAINED, plan.init
     if plan.model.name:
         state, same = _published(plan, task)
-        return weights.transfer(state, model, Weights(min_fraction_loaded=0.5), with_head=same, key="model.name")
+        rules = Weights(min_fraction_loaded=0.5, reinit_top_k=plan.weights.reinit_top_k)
+        return weights.transfer(state, model, rules, with_head=same, key="model.name")
+    if plan.weights.reinit_top_k:
+        allowed = "0: word vectors are all that this model starts from, its layers are new"
+        raise UserError(Problem("weights.reinit_top_k", plan.weights.reinit_top_k, allowed, ""))
     return _vectors(plan, model, tokenizer, texts)
 
 
 def _published(plan: Plan, task: Any) -> tuple[dict[str, torch.Tensor], bool]:
     """The library's published weights; with their head only where it predicts the same labels."""
     name = _source_name(plan)
-    config = _hub(lambda: AutoConfig.from_pretrained(name, revision=plan.model.revision), plan)
-    same = list((config.id2label or {}).values()) == task.labels and any(
-        "Classification" in a for a in config.architectures or []
-    )
+    if plan.model.decoder:
+        decoder = _source_name(plan, plan.model.decoder)
+        whole = _named_config(plan)
+        return _hub(lambda: encoder_decoder.published(name, decoder, plan.model.revision, whole), plan), True
+    config = _named_config(plan)
+    same = task.same_head(config)
     auto = getattr(transformers, task.auto_class) if same else AutoModel
     model, info = _hub(
         lambda: auto.from_pretrained(name, revision=plan.model.revision, dtype=torch.float32, output_loading_info=True),
@@ -98,6 +112,28 @@ def _published(plan: Plan, task: Any) -> tuple[dict[str, torch.Tensor], bool]:
     )
     absent = set(info["missing_keys"])
     return {key: tensor for key, tensor in model.state_dict().items() if key not in absent}, same
+
+
+def _left_out(
+    plan: Plan, task: Any, model: PreTrainedModel, state: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Published weights of the backbone that the source's model has not got, since its task has no use for them.
+
+    BERT's pooler, for one, is not part of a masked language model. Training on the source would have left it as it was.
+    """
+    prefix, inside = parameters.backbone_prefix(model), parameters.in_backbone(model)
+    absent = [name for name in model.state_dict() if inside(name) and name not in state]
+    first = plan.parent
+    while first is not None and first.parent is not None:
+        first = first.parent
+    if not absent or first is None or first.init != PRETRAINED or not plan.model.name or plan.weights.rename:
+        return {}
+    published, _ = _published(plan, task)
+    found = {name: published.get(name, published.get(name.removeprefix(prefix))) for name in absent}
+    filled = {name: tensor for name, tensor in found.items() if tensor is not None}
+    if filled:
+        log.info("as published, since the source's model is without them: %s", ", ".join(filled))
+    return filled
 
 
 def _vectors(plan: Plan, model: PreTrainedModel, tokenizer: Any, texts: Texts) -> WeightReport:
@@ -116,20 +152,14 @@ def _vectors(plan: Plan, model: PreTrainedModel, tokenizer: Any, texts: Texts) -
         word_vectors.set_embeddings(model, matrix)
     name = next(name for name, parameter in model.named_parameters() if parameter is embeddings)
     state = model.state_dict()
-    backbone = [key for key in state if parameters.is_backbone(key, parameters.backbone_prefix(model))]
+    backbone = [key for key in state if parameters.in_backbone(model)(key)]
     fraction = embeddings.numel() / sum(state[key].numel() for key in backbone)
     return WeightReport([name], [key for key in state if key != name], [], fraction)
 
 
-def _same_labels(folder: Path, task: Any) -> bool:
-    """Whether the weights' own config says that their head predicts this task's labels in this order."""
-    if not (folder / "config.json").is_file():
-        return False
-    config = AutoConfig.from_pretrained(folder)
-    wanted = task.model_settings()
-    if config.problem_type != wanted["problem_type"] or config.num_labels != wanted["num_labels"]:
-        return False
-    return "id2label" not in wanted or list((config.id2label or {}).values()) == list(wanted["id2label"].values())
+def _same_head(folder: Path, task: Any) -> bool:
+    """Whether the weights' own config says that their head predicts what this task predicts."""
+    return (folder / "config.json").is_file() and task.same_head(AutoConfig.from_pretrained(folder))
 
 
 def config_for(plan: Plan, task: Any, tokenizer: Any, num_features: int) -> PreTrainedConfig:
@@ -140,8 +170,9 @@ def config_for(plan: Plan, task: Any, tokenizer: Any, num_features: int) -> PreT
     """
     own = dict(plan.model.config)
     settings = task.model_settings()
+    processor, tokenizer = (tokenizer, None) if task.reads_images else (None, tokenizer)
     if plan.model.name:
-        config = _hub(lambda: AutoConfig.from_pretrained(_source_name(plan), revision=plan.model.revision), plan)
+        config = _named_config(plan)
         unknown = [name for name in own if not hasattr(config, name)]
     else:
         kind = own.pop("model_type")
@@ -155,6 +186,10 @@ def config_for(plan: Plan, task: Any, tokenizer: Any, num_features: int) -> PreT
             own["num_features"] = num_features
         if tokenizer is not None:
             own |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+            own |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos")}
+            own |= {name: tokenizer.sep_token_id for name, number in own.items() if name in ENDS and number is None}
+        if kind == encoder_decoder.MODEL_TYPE:
+            own = encoder_decoder.built(own)
     if unknown:
         allowed = ", ".join(sorted(name for name in config.to_dict() if not name.startswith("_")))
         meant = {name: nearest(name, list(config.to_dict())) for name in unknown}
@@ -165,10 +200,18 @@ def config_for(plan: Plan, task: Any, tokenizer: Any, num_features: int) -> PreT
             ]
         )
     _require_input(config, num_features)
+    _require_model(plan, config, task)
+    if processor is not None:
+        own |= image_inputs.settings(processor, config, named=bool(plan.model.name), options=task.options)
     with configured(plan):
-        config = type(config).from_dict({**config.to_dict(), **own, **settings})
+        # A default may follow from other fields (T5's decoder is as deep as its encoder): it is nothing to build upon.
+        base = config.to_dict() if plan.model.name else {}
+        known = {name: value for name, value in base.items() if name not in STAGES}
+        config = type(config).from_dict({**known, **own, **settings})
     if tokenizer is not None and config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
+    if tokenizer is not None and settings.get("is_encoder_decoder"):
+        encoder_decoder.delimit(config, *delimiters(tokenizer), force=not plan.model.name)
     vocabulary = getattr(config, "vocab_size", None)
     if tokenizer is not None and vocabulary is not None and len(tokenizer) > vocabulary:
         raise UserError(
@@ -197,6 +240,15 @@ def configured(plan: Plan) -> Iterator[None]:
         raise UserError(Problem("model.config", plan.model.config, allowed, reason)) from error
 
 
+def _require_model(plan: Plan, config: PreTrainedConfig, task: Any) -> None:
+    """That this architecture can do this task."""
+    if type(config) in getattr(transformers, task.auto_class)._model_mapping:
+        return
+    key = "model.name" if plan.model.name else "model.config.model_type"
+    allowed = f"a model that transformers.{task.auto_class} builds, for {plan.leg}.task={plan.task.name}"
+    raise UserError(Problem(key, plan.model.name or config.model_type, allowed, "choose another model or another task"))
+
+
 def _require_input(config: PreTrainedConfig, num_features: int) -> None:
     if config.model_type == "linear" and not num_features:
         raise UserError(
@@ -218,7 +270,7 @@ def _require_input(config: PreTrainedConfig, num_features: int) -> None:
         )
 
 
-def tokenizer_for(plan: Plan, texts: Texts, weights_from: Path | None) -> PreTrainedTokenizerBase:
+def tokenizer_for(plan: Plan, task: Any, texts: Texts, weights_from: Path | None) -> PreTrainedTokenizerBase:
     """The tokenizer that belongs to the weights, else the model's, else a word vocabulary of the texts."""
     if plan.init == SOURCE and weights_from is not None:
         return AutoTokenizer.from_pretrained(weights_from)
@@ -232,19 +284,23 @@ def tokenizer_for(plan: Plan, texts: Texts, weights_from: Path | None) -> PreTra
     if weights_from is not None and (weights_from / "tokenizer_config.json").is_file():
         return AutoTokenizer.from_pretrained(weights_from)
     vocabulary = plan.model.vocabulary
-    limit = int(plan.model.config.get("max_position_embeddings", 10**6))
-    return word_vectors.build_tokenizer(
+    own = plan.model.config
+    shapes = [own, *(own[part] for part in ("encoder", "decoder") if isinstance(own.get(part), dict))]
+    build = {"words": word_vectors, "subwords": subwords}[vocabulary.kind].build_tokenizer
+    return build(
         texts(),
         max_size=vocabulary.max_size,
         min_count=vocabulary.min_count,
         lowercase=vocabulary.lowercase,
-        max_length=limit,
+        max_length=min(int(shape.get("max_position_embeddings", 10**6)) for shape in shapes),
+        special_tokens=task.special_tokens,
     )
 
 
 def input_limit(config: PreTrainedConfig, tokenizer: Any) -> int | None:
     """The most tokens that model and tokenizer take, or None where nothing limits them."""
-    limits = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
+    limits = [getattr(part, "max_position_embeddings", None) for part in encoder_decoder.parts(config)]
+    limits += [getattr(tokenizer, "model_max_length", None)]
     # RoBERTa numbers its positions from padding_idx + 1, so two of its position embeddings are never reached.
     if config.model_type in ("roberta", "xlm-roberta", "camembert") and limits[0]:
         limits[0] -= 2
@@ -252,14 +308,25 @@ def input_limit(config: PreTrainedConfig, tokenizer: Any) -> int | None:
     return min(real) if real else None
 
 
-def _source_name(plan: Plan) -> str:
-    folder = local_folder(plan.model.name)
-    return str(folder) if folder else str(plan.model.name)
+def _named_config(plan: Plan) -> PreTrainedConfig:
+    """The config of the named model, or of the two that are named."""
+    names = [(plan.model.name, "model.name"), (plan.model.decoder, "model.decoder")]
+    found = [
+        _hub(lambda: AutoConfig.from_pretrained(_source_name(plan, name), revision=plan.model.revision), plan, key)
+        for name, key in names
+        if name
+    ]
+    return encoder_decoder.compose(*found) if plan.model.decoder else found[0]
+
+
+def _source_name(plan: Plan, name: str | None = None) -> str:
+    name = name or str(plan.model.name)
+    return str(local_folder(name) or name)
 
 
 def _hub(load: Callable[[], Any], plan: Plan, key: str = "model.name") -> Any:
     """What transformers and the hub raise, as a message to the user."""
-    received = plan.model.tokenizer if key == "model.tokenizer" else plan.model.name
+    received = getattr(plan.model, key.removeprefix("model."))
     try:
         return load()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -281,10 +348,7 @@ def _hub(load: Callable[[], Any], plan: Plan, key: str = "model.name") -> Any:
 
 
 def _start_head(model: PreTrainedModel, task: Any) -> None:
-    layers = [
-        m
-        for n, m in model.named_modules()
-        if isinstance(m, torch.nn.Linear) and not parameters.is_backbone(n, parameters.backbone_prefix(model))
-    ]
+    inside = parameters.in_backbone(model)
+    layers = [m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and not inside(n)]
     if layers and not isinstance(model, LinearForSequenceClassification):
         task.start_head(layers[-1])

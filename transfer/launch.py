@@ -7,11 +7,28 @@ the ranks start from the config that the parent process composed and froze in th
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from transfer import interruption, nodes
 from transfer.errors import Problem, UserError
+from transfer.interruption import Interrupted
 from transfer.plan import Plan
+
+log = logging.getLogger(__name__)
+
+# Left in the run's folder by the process whose memory ran out: into how many parts to cut a step.
+OUT_OF_MEMORY = ".out_of_memory"
+
+
+class RankFailedError(RuntimeError):
+    """The first of a run's processes that failed, by its number, with the last line of what it said."""
+
+    def __init__(self, number: int, said: str) -> None:
+        super().__init__(f"rank {number}: {said.strip().splitlines()[-1] if said.strip() else 'no message'}")
+
 
 # What a launcher leaves in the environment would make the next job in this process believe it is a rank.
 RANK_VARIABLES = (
@@ -37,30 +54,48 @@ def train(plan: Plan, parent: Path | None) -> None:
 
         stages.train(plan, parent)
         return
-    if "TORCHELASTIC_RUN_ID" in os.environ or ("SLURM_NTASKS" in os.environ and "RANK" in os.environ):
-        _raise(rank(str(plan.folder / "config.yaml"), str(parent) if parent else None, plan.fingerprint))
-        return
     for name in RANK_VARIABLES:
         os.environ.pop(name, None)
     from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    node = nodes.this(plan)
+    # So long the ranks have for their checkpoint when they are told to stop.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "90")
     launch_config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=plan.trainer.num_nodes,
+        max_nodes=plan.trainer.num_nodes,
         nproc_per_node=plan.trainer.devices,
         run_id=plan.fingerprint[:10],
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint=node.endpoint,
+        rdzv_configs=node.rendezvous,
         max_restarts=0,
         monitor_interval=0.2,
+        start_method=_start_method(plan),
     )
-    try:
-        found = elastic_launch(launch_config, rank)(
-            str(plan.folder / "config.yaml"), str(parent) if parent else None, plan.fingerprint
-        )[0]
-    except SignalException as stop:
-        raise KeyboardInterrupt from stop
+    # It would print the whole traceback of a rank; what came of it is told by whoever hears of the error.
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
+    arguments = str(plan.folder / "config.yaml"), str(parent) if parent else None, plan.fingerprint
+    note = plan.folder / OUT_OF_MEMORY
+    splits = None
+    while True:
+        note.unlink(missing_ok=True)
+        try:
+            found = next(iter(elastic_launch(launch_config, rank)(*arguments, splits, _environment()).values()))
+            break
+        except SignalException as stop:
+            raise Interrupted(stop.sigval) from stop
+        except ChildFailedError as error:
+            if not note.is_file():
+                number, failure = error.get_first_failure()
+                raise RankFailedError(number, failure.message) from error
+        finally:
+            interruption.install()  # the elastic launcher leaves handlers of its own
+        splits = int(note.read_text())
+        note.unlink()
+        log.warning("out of memory: starting again, with every batch in %d parts", splits)
     _raise(found)
 
 
@@ -73,13 +108,49 @@ def _raise(found: list[Problem] | str) -> None:
         raise UserError(found)
 
 
-def rank(config_file: str, parent: str | None, fingerprint: str) -> list[Problem] | str:
+_first_environment: dict[str, str] = {}
+
+
+def _start_method(plan: Plan) -> str:
+    """Processes for the CPU are forked from one that has imported everything, which lives as long as this process.
+
+    The second job of a sweep starts at once and not after the seconds that the imports of its ranks take. What has once
+    looked at a GPU must not be forked.
+    """
+    if plan.trainer.accelerator != "cpu":
+        return "spawn"
+    multiprocessing.set_forkserver_preload(["transfer.preload", "transfer.stages"])
+    _first_environment.update(os.environ if not _first_environment else {})
+    return "forkserver"
+
+
+def _environment() -> dict[str, str | None]:
+    """The environment for the ranks, None for what is no longer in it: a forked one has that of the first job."""
+    return {name: os.environ.get(name) for name in {*_first_environment, *os.environ}}
+
+
+def rank(
+    config_file: str,
+    parent: str | None,
+    fingerprint: str,
+    splits: int | None = None,
+    environment: Mapping[str, str | None] | None = None,
+) -> list[Problem] | str:
     """What each process runs: the same frozen config, whose fingerprint must come out the same everywhere.
 
     Returns the user's mistakes, or at which epoch the run was pruned; every rank finds them alike. The launcher would
     make a failure of an exception.
     """
-    from transfer import config, plan, stages
+    for name, value in (environment or {}).items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    from transfer import config, memory, plan, stages
+
+    rank_zero_only.rank = int(os.environ["RANK"])  # read when Lightning was imported, which a forked rank has not done
 
     logger = logging.getLogger("transfer")
     logger.addHandler(logging.StreamHandler())
@@ -87,9 +158,13 @@ def rank(config_file: str, parent: str | None, fingerprint: str) -> list[Problem
     planned = plan.make(config.load(Path(config_file)))
     assert planned.fingerprint == fingerprint, f"rank has {planned.fingerprint}, its parent {fingerprint}"
     try:
-        stages.train(planned, Path(parent) if parent else None)
+        with interruption.listen():
+            stages.train(planned, Path(parent) if parent else None, splits)
     except UserError as error:
         return error.problems
+    except memory.OutOfMemoryInRankError as error:
+        (planned.folder / OUT_OF_MEMORY).write_text(str(error.splits))
+        raise
     except Exception as error:
         if planned.config.search is not None:
             from transfer.sweep import pruning

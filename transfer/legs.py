@@ -16,7 +16,8 @@ from transfer.config import Data, Task
 from transfer.data import budgets, encoding, files, leakage, sources
 from transfer.data.module import TransferData
 from transfer.data.sources import Splits
-from transfer.plan import Plan, has_data
+from transfer.data.texts import texts
+from transfer.plan import Plan, vocabulary_leg
 
 # Jobs of a sweep read the same few data sets one after another; what was read last stays in memory.
 KEPT = 4
@@ -46,7 +47,7 @@ def load(plan: Plan) -> Leg:
     """
     key = f"{plan.leg}.data"
     splits = _splits(plan.data, plan.task, key, plan.seeds.data)
-    chosen = budgets.subset(splits.train["label"][:], plan.data.train_size, plan.seeds.subset, key)
+    chosen = budgets.subset(splits.strata, plan.data.train_size, plan.seeds.subset, key)
     train = splits.train.select(np.sort(chosen))
     return Leg(splits, train, budgets.subset_hash(train["id"][:]))
 
@@ -56,7 +57,7 @@ def _splits(data: Data, task: Task, key: str, data_seed: int) -> Splits:
     name = (files.split_fingerprint(data, key=key), data_seed, problem_type)
     if name in _read:
         _read[name] = _read.pop(name)  # the last to go: the folds of a target must not drive their source out
-        budgets.check_size(_read[name].train["label"][:], data.train_size, key)
+        budgets.check_size(_read[name].strata, data.train_size, key)
     else:
         read = sources.load(data, key=key, data_seed=data_seed, problem_type=problem_type)
         while len(_read) >= KEPT:
@@ -75,15 +76,19 @@ def batches(
     """
     max_length = encoding.max_length(plan.task.max_length, limit, key=f"{plan.leg}.task.max_length")
     encoded = {
-        split: encoding.encode(leg.by_split[split], task, tokenizer, max_length, plan.config.cache_dir)
+        split: encoding.encode(
+            leg.by_split[split], task, tokenizer, max_length, plan.config.cache_dir, training=split == "train"
+        )
         for split in splits or leg.by_split
     }
     return TransferData(
         encoded,
+        leg.by_split,
         task,
         tokenizer,
         batch_size=plan.budget.batch_size,
         seed=plan.seeds.order,
+        max_length=max_length,
         num_workers=plan.trainer.num_workers,
         accumulate=plan.trainer.accumulate_grad_batches,
     )
@@ -103,11 +108,17 @@ class Overlap:
 
 
 def overlap(plan: Plan, leg: Leg) -> Overlap:
-    """How the run's target and its source overlap; nothing where it starts from no source."""
-    if plan.parent is None:
-        return Overlap([], None)
-    source = _splits(plan.parent.data, plan.parent.task, "source.data", plan.parent.seeds.data)
-    return _overlap(source, leg.splits)
+    """How the run's target and its source overlap; nothing where it starts from no source.
+
+    Of a chain of sources all leaks count, and the vocabulary of the last one.
+    """
+    found, parent = [], plan.parent if plan.leg == "target" else None
+    while parent is not None:
+        source = _splits(parent.data, parent.task, "source.data", parent.seeds.data)
+        found.append(_overlap(source, leg.splits))
+        parent = parent.parent
+    leaks = list(dict.fromkeys(leak for one in found for leak in one.leaks))
+    return Overlap(leaks, found[0].vocabulary if found else None)
 
 
 @lru_cache(maxsize=KEPT)
@@ -115,17 +126,27 @@ def _overlap(source: Splits, target: Splits) -> Overlap:
     """All jobs of a sweep ask this of the same two, and reading every text of a large source takes seconds."""
     others = {"the target's test split": target.test}
     leaks = leakage.overlap(source.train, others, name="the source's training split")
-    if "text" not in source.train.column_names or "text" not in target.test.column_names:
+    ours, theirs = texts(target.test), texts(source.train)
+    if ours is None or theirs is None:
         return Overlap(leaks, None)
-    known = {word for text in source.train["text"][:] for word in WORD.findall(text.lower())}
-    words = [word for text in target.test["text"][:] for word in WORD.findall(text.lower())]
+    known = {word for text in theirs for word in WORD.findall(text.lower())}
+    words = [word for text in ours for word in WORD.findall(text.lower())]
     return Overlap(leaks, sum(word in known for word in words) / len(words) if words else None)
 
 
 def vocabulary_texts(plan: Plan) -> list[str]:
-    """All training texts, labels aside, of the data that the vocabulary is built from."""
-    from_source = has_data(plan.config.source.data) and plan.vocabulary_data == plan.config.source.data
-    task, key = (plan.config.source.task, "source.data") if from_source else (plan.config.target.task, "target.data")
-    train = _splits(plan.vocabulary_data, task, key, plan.seeds.data).train
-    texts: list[str] = train["text"][:]
-    return texts + train["text_pair"][:] if "text_pair" in train.column_names else texts
+    """All training texts of the data that the vocabulary is built from; labels too where they are texts.
+
+    Or all training images, by which those are made alike that a model gets: like a vocabulary, the same in every arm.
+    """
+    key, data, task = vocabulary_leg(plan.config)
+    train = _splits(data, task, key, plan.seeds.data).train
+    if "image" in train.column_names:
+        images: list[Any] = train["image"][:]
+        return images
+    found = texts(train)
+    assert found is not None, "there is something to read where a vocabulary is built"
+    more = ["text_pair"] if "text_pair" in train.column_names else []
+    more += ["label"] if tasks.problem_type(task) == "text" else []
+    choices = train["choices"][:] if "choices" in train.column_names else []
+    return [*found, *(text for name in more for text in train[name][:]), *(text for row in choices for text in row)]

@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
-from transfer import optim
-from transfer.freezing import FreezingCallback
+from transfer import memory, optim
+from transfer.adaptation import Adapted
+from transfer.freezing import FreezingCallback, batch_norms_at_rest
 from transfer.plan import Plan
+from transfer.regularizers import Forward
+from transfer.tasks.base import Predicted
+
+log = logging.getLogger(__name__)
 
 EVALUATIONS = ("val", "test")
 
 
 class TransferModule(LightningModule):
-    """Trains `model` on `task`. After `Trainer.test`, `predictions` holds (row numbers, logits) of this rank."""
+    """Trains `model` on `task`. After `Trainer.test`, `tested` holds the rows that were tested and what was predicted.
 
-    def __init__(self, model: PreTrainedModel, task: Any, plan: Plan, freezing: FreezingCallback) -> None:
+    An optimizer step takes one global batch, in `splits` parts one after another. Lightning knows of the whole batch
+    alone, so that the number of parts can grow in mid-epoch when memory runs out.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        task: Any,
+        plan: Plan,
+        freezing: FreezingCallback,
+        splits: int | None = None,
+        adapted: Adapted | None = None,
+        regularizer: Forward | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.task = task
         self.plan = plan
         self.freezing = freezing
-        self.val_metrics = task.metrics(per_class=False)
-        self.test_metrics = task.metrics(per_class=True)
+        self.adapted = adapted
+        self.regularizer = regularizer
+        self.splits = splits or plan.trainer.accumulate_grad_batches
+        self.evaluation_splits = 1
+        self._has_gradient = False
         # By default a nan is left out of the mean, and a diverged model would show the loss of its good batches.
-        self.losses: Any = torch.nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in EVALUATIONS})
-        self.predictions: list[tuple[Tensor, Tensor]] = []
+        # Of torchmetrics' MeanMetric, nan_strategy="disable" drops the weights with the nans (1.9.0).
+        self.losses: Any = torch.nn.ModuleDict({name: SumMetric(nan_strategy="disable") for name in EVALUATIONS})
+        self.weights: Any = torch.nn.ModuleDict({name: SumMetric(nan_strategy="disable") for name in EVALUATIONS})
+        self.answers: list[tuple[Tensor, Any]] = []
+        self.tested: tuple[list[int], Predicted] = ([], Predicted([]))
         self.num_examples = 0
         self.num_tokens = 0
 
@@ -41,9 +67,10 @@ class TransferModule(LightningModule):
             self.freezing.rest()
         return self
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
-        logits: Tensor = self.model(**batch["inputs"]).logits
-        return logits
+    def forward(self, batch: dict[str, Any]) -> Any:
+        if self.regularizer is not None and self.training:
+            return self.regularizer.outputs(self.model, batch["inputs"])
+        return self.model(**batch["inputs"])
 
     def on_train_epoch_start(self) -> None:
         loader: Any = self.trainer.train_dataloader
@@ -55,31 +82,131 @@ class TransferModule(LightningModule):
         torch.manual_seed((self.plan.seeds.order * 1_000_003 + step) * 64 + self.global_rank)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        loss: Tensor = self.task.loss(self(batch), batch["labels"])
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        total, loss = torch.zeros((), device=self.device), torch.empty(0)
+        parts = list(memory.parts(batch, self.splits))
+        for part in parts:
+            loss = self._share_of_loss(part)
+            total = total + loss.detach()
+            if part is not parts[-1]:
+                # Of one process alone: gradients are exchanged in the backward pass of the last part, which is
+                # Lightning's.
+                with torch.autocast(self.device.type, enabled=False):
+                    self.trainer.strategy.backward(loss, None)
+            self._has_gradient = False
         size = len(batch["index"])
-        self.num_examples += size
-        mask = batch["inputs"].get("attention_mask")
-        self.num_tokens += size if mask is None else mask.numel()
-        self.log("train/loss", loss, prog_bar=True, batch_size=size, sync_dist=self.trainer.world_size > 1)
+        self.log("train/loss", total, prog_bar=True, batch_size=size, sync_dist=self.trainer.world_size > 1)
         return loss
 
-    def _evaluate(self, batch: dict[str, Any], split: str) -> Tensor:
-        logits = self(batch)
-        metrics = self.val_metrics if split == "val" else self.test_metrics
-        self.task.update(metrics, logits, batch["labels"])
-        self.losses[split].update(self.task.loss(logits, batch["labels"]), len(batch["index"]))
-        return logits
+    def _share_of_loss(self, part: dict[str, Any]) -> Tensor:
+        """What these rows add to the mean loss of the global batch, times the number of ranks."""
+        with batch_norms_at_rest(self.model, wanted=len(part["index"]) == 1):
+            outputs, share = self(part), float(part["share"].sum())
+        if share == 0:  # a weighted mean over rows without weight is nan
+            tensors = [value for value in outputs.values() if isinstance(value, Tensor) and value.requires_grad]
+            return torch.stack([value.sum() * 0.0 for value in tensors]).sum()
+        loss: Tensor = self.task.loss(outputs, part) * share
+        penalty = None if self.regularizer is None else self.regularizer.penalty(outputs, part)
+        return loss if penalty is None else loss + penalty
+
+    def on_after_backward(self) -> None:
+        self._has_gradient = True
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Done at the start of the step: here, it would take away the gradients of all parts but the last."""
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """One step; where memory runs out in it, again in twice as many parts, and so in the steps after it.
+
+        Raises:
+            OutOfMemoryInRankError: among several processes, which would wait for this one.
+        """
+        while True:
+            try:
+                optimizer.step(closure=optimizer_closure)
+                return
+            except Exception as error:
+                if not self._can_split(error):
+                    raise
+            self.splits *= 2
+            if self.trainer.world_size > 1:
+                raise memory.OutOfMemoryInRankError(self.splits)
+            memory.release()
+            log.warning(
+                "out of memory at step %d: going on with every batch in %d parts", self.global_step, self.splits
+            )
+
+    def _can_split(self, error: Exception) -> bool:
+        rows = self.plan.budget.batch_size // self.trainer.world_size
+        # With the gradient there, it is the optimizer's own state that has no room, and may be half updated.
+        wanted = self.plan.trainer.halve_on_out_of_memory and not self._has_gradient
+        return wanted and self.splits < rows and memory.is_out_of_memory(error)
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
+        rows = int((batch["share"] > 0).sum())
+        self.num_examples += rows
+        mask = batch["inputs"].get("attention_mask")
+        self.num_tokens += rows if mask is None else mask.numel()
+
+    def _evaluate(self, batch: dict[str, Any], split: str) -> None:
+        """Loss and answers of a batch, in parts where memory runs out; here no process waits for another."""
+        done = 0
+        while done < len(batch["index"]):
+            rest = memory.rows(batch, slice(done, None))
+            size = -(-len(batch["index"]) // self.evaluation_splits)
+            part = memory.rows(rest, slice(0, size))
+            try:
+                self._evaluate_part(part, split)
+                done += size
+                continue
+            except Exception as error:
+                allowed = self.plan.trainer.halve_on_out_of_memory and len(part["index"]) > 1
+                if not (allowed and memory.is_out_of_memory(error)):
+                    raise
+            self.evaluation_splits *= 2
+            memory.release()
+            log.warning("out of memory: evaluating every batch in %d parts", self.evaluation_splits)
+
+    def _evaluate_part(self, part: dict[str, Any], split: str) -> None:
+        outputs = self(part)
+        self.task.testing = split == "test"
+        answers = self.task.answers(self.model, outputs, part)
+        weight = part["share"].sum()
+        if weight > 0:
+            self.losses[split].update(self.task.loss(outputs, part) * weight)
+            self.weights[split].update(weight)
+        self.answers.append((part["index"].cpu(), answers))
 
     def _finish(self, split: str) -> None:
-        metrics = self.val_metrics if split == "val" else self.test_metrics
-        computed = self.task.named(metrics.compute()) | {"loss": float(self.losses[split].compute())}
-        metrics.reset()
+        """Metrics over the answers of all ranks, every encoded row once."""
+        name = {"val": "validation", "test": "test"}[split]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        index, answers = gather(self.answers, self.trainer.world_size)
+        self.answers = []
+        encoded, rows = data.encoded[name], data.rows[name]
+        if len(index) < len(encoded):  # limit_eval_batches
+            encoded = encoded.select(index)
+            rows = rows.select(sorted(set(encoded["row"][:])))
+        else:
+            assert index == list(range(len(encoded))), "every row counts exactly once"
+        predicted = self.task.predict(answers, encoded, rows)
+        computed = self.task.score(predicted, rows, per_class=split == "test")
+        computed |= {"loss": float(self.losses[split].compute() / self.weights[split].compute())}
         self.losses[split].reset()
+        self.weights[split].reset()
+        if split == "test":
+            self.tested = sorted(set(encoded["row"][:])), predicted
         monitor = self.task.task.monitor
         self.log_dict(
             {f"{split}/{name}": value for name, value in computed.items() if name != monitor}, rank_zero_only=True
         )
         self.log(f"{split}/{monitor}", computed[monitor], prog_bar=True, rank_zero_only=True)
+
+    def on_validation_epoch_start(self) -> None:
+        self.answers = []
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._evaluate(batch, "val")
@@ -88,11 +215,10 @@ class TransferModule(LightningModule):
         self._finish("val")
 
     def on_test_epoch_start(self) -> None:
-        self.predictions = []
+        self.answers = []
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        logits = self._evaluate(batch, "test")
-        self.predictions.append((batch["index"].cpu(), logits.float().cpu()))
+        self._evaluate(batch, "test")
 
     def on_test_epoch_end(self) -> None:
         self._finish("test")
@@ -108,7 +234,7 @@ class TransferModule(LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        groups = optim.parameter_groups(self.model, self.plan.optimizer, self.freezing.plan)
+        groups = optim.parameter_groups(self.model, self.plan.optimizer, self.freezing.plan, self.adapted)
         leg = "source." if self.plan.leg == "source" else ""
         optimizer = optim.build(
             groups, self.plan.optimizer, fused=self.trainer.precision != "16-mixed", key=f"{leg}optimizer"
@@ -119,3 +245,18 @@ class TransferModule(LightningModule):
         plateau = self.plan.scheduler.name == "plateau"
         every = {"interval": "epoch", "monitor": f"val/{task.monitor}"} if plateau else {"interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **every}}
+
+
+def gather(answers: list[tuple[Tensor, Any]], world_size: int) -> tuple[list[int], Any]:
+    """Row numbers in their order, and the answer to each, from the batches of all ranks."""
+    parts: list[Any] = [answers]
+    if world_size > 1:
+        parts = [None] * world_size
+        torch.distributed.all_gather_object(parts, answers)
+    batches = [batch for part in parts for batch in part]
+    index = torch.cat([numbers for numbers, _ in batches])
+    order = torch.argsort(index)
+    if isinstance(batches[0][1], Tensor):
+        return index[order].tolist(), torch.cat([given for _, given in batches])[order]
+    listed = [answer for _, given in batches for answer in given]
+    return index[order].tolist(), [listed[i] for i in order.tolist()]

@@ -18,27 +18,38 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
     from transformers import PreTrainedModel
 
+    from transfer.adaptation import Adapted
 
-def parameter_groups(model: PreTrainedModel, optimizer: Optimizer, plan: Plan) -> list[dict[str, Any]]:
+
+def parameter_groups(
+    model: PreTrainedModel, optimizer: Optimizer, plan: Plan, adapted: Adapted | None = None
+) -> list[dict[str, Any]]:
     """One group for each depth, with and without decay; what never trains is in none.
 
     The rate of depth d is ``lr * layer_decay ** (top - d)`` (Howard & Ruder 2018, discriminative fine-tuning), that of
     the head ``lr * head_multiplier``. Tensors with fewer than two dimensions (norms, biases) do not decay. All groups
-    exist from the start, also those of layers that a gradual plan wakes later.
+    exist from the start, also those of layers that a gradual plan wakes later. Adapters are in groups of their own,
+    with the rate of their depth times `adaptation.lr_multiplier`.
     """
     assert optimizer.lr is not None, "the plan fills in the model's own rate"
     depths = parameters.depths(model)
     top = max((depth for depth in depths.values() if depth is not None), default=0)
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[bool, int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if plan[name] is None:
             continue
         depth = depths[name]
+        adapter = adapted is not None and name in adapted.names
         decays = optimizer.decay_norms_and_biases or parameter.ndim >= 2
         rate = optimizer.lr * (optimizer.head_multiplier if depth is None else optimizer.layer_decay ** (top - depth))
         label = "head" if depth is None else f"depth_{depth}"
+        if adapter:
+            assert adapted is not None
+            decays = decays and adapted.decays
+            rate *= adapted.settings.lr_multiplier
+            label = f"adapter_{label}"
         group = groups.setdefault(
-            (top + 1 if depth is None else depth, decays),
+            (adapter, top + 1 if depth is None else depth, decays),
             {
                 "params": [],
                 "lr": rate,

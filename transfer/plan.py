@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transfer import records
 from transfer.config import (
+    Adaptation,
     Arm,
+    Averaging,
     Budget,
     Config,
     Data,
     Freezing,
     Model,
     Optimizer,
+    Regularizer,
     Scheduler,
+    Source,
     Stage,
     Task,
     Trainer,
@@ -57,6 +61,9 @@ class Plan:
     scheduler: Scheduler
     trainer: Trainer
     vocabulary_data: Data
+    adaptation: Adaptation = field(default_factory=Adaptation)
+    regularizer: Regularizer = field(default_factory=Regularizer)
+    averaging: Averaging = field(default_factory=Averaging)
     equal_epochs: int | None = None
     parent: Plan | None = None
     weights_from: Path | None = None
@@ -88,6 +95,26 @@ def has_data(data: Data) -> bool:
     return bool(data.path or data.local or data.files.train)
 
 
+def chain(source: Source) -> list[Source]:
+    """The sources in the order in which they are trained."""
+    return [*(chain(source.before) if source.before else []), source]
+
+
+def source_name(config: Config) -> str | None:
+    """What a run may start from, in its order; None without a source."""
+    if not has_data(config.source.data):
+        return None
+    return " then ".join(data_name(source.data) for source in chain(config.source))
+
+
+def vocabulary_leg(config: Config) -> tuple[str, Data, Task]:
+    """Of which leg a vocabulary is built, as its key, data and task. Of a chain of sources it is the first."""
+    if config.model.vocabulary.texts == "source" and has_data(config.source.data):
+        first = chain(config.source)[0]
+        return "source.data", first.data, first.task
+    return "target.data", config.target.data, config.target.task
+
+
 def make(config: Config) -> Plan:
     """The plan of the run that the (validated) config asks for, with its fingerprint.
 
@@ -114,7 +141,8 @@ def _experiment(config: Config) -> str:
     if config.experiment_name:
         return config.experiment_name
     target = data_name(config.target.data)
-    return f"{data_name(config.source.data)}_to_{target}" if has_data(config.source.data) else target
+    source = source_name(config)
+    return f"{source.replace(' ', '_')}_to_{target}" if source else target
 
 
 def _pretrain(config: Config) -> Plan:
@@ -122,12 +150,15 @@ def _pretrain(config: Config) -> Plan:
     notes = []
     if config.stage is Stage.pretrain and config.seed not in (0, seed):
         notes.append(f"seed={config.seed} is not used by stage=pretrain: the source has its own, source.seed={seed}")
-    return Plan(
+    before = config.source.before
+    plan = Plan(
         config=replace(config, stage=Stage.pretrain, arm=None),
         experiment=_experiment(config),
         stage=Stage.pretrain.value,
         arm=None,
-        init=config.source.init
+        init=SOURCE
+        if before
+        else config.source.init
         if config.model.name or config.source.init != PRETRAINED or _has_vectors(config)
         else RANDOM,
         seed=seed,
@@ -137,14 +168,26 @@ def _pretrain(config: Config) -> Plan:
         task=config.source.task,
         budget=config.source.budget,
         model=config.model,
-        weights=config.weights,
+        # The rules for names are the target's.
+        weights=Weights(min_fraction_loaded=config.weights.min_fraction_loaded)
+        if before
+        else replace(config.weights, reinit_top_k=0),
         freezing=Freezing(),
         optimizer=_rated(config.source.optimizer, config.model),
         scheduler=config.source.scheduler,
         trainer=config.trainer,
-        vocabulary_data=_vocabulary_data(config),
+        vocabulary_data=vocabulary_leg(config)[1],
         notes=tuple(notes),
     )
+    return _after(plan, replace(config, source=before)) if before else plan
+
+
+def _after(plan: Plan, config: Config) -> Plan:
+    """The plan, starting from the source of this config."""
+    parent = _pretrain(replace(config, folder=None, force=False, search=None))
+    parent = replace(parent, fingerprint=records.fingerprint(identity(parent)))
+    name = records.run_name(parent.stage, parent.fingerprint)
+    return replace(plan, parent=parent, parents=({"run_id": name, "fingerprint": parent.fingerprint},))
 
 
 def _target(config: Config, stage: Stage, init: str) -> Plan:
@@ -166,15 +209,18 @@ def _target(config: Config, stage: Stage, init: str) -> Plan:
         optimizer=_rated(config.optimizer, config.model),
         scheduler=config.scheduler,
         trainer=config.trainer,
-        vocabulary_data=_vocabulary_data(config),
+        vocabulary_data=vocabulary_leg(config)[1],
+        adaptation=config.adaptation,
+        regularizer=config.regularizer,
+        averaging=config.averaging,
     )
+    if config.regularizer.name == "l2_sp" and plan.optimizer.weight_decay and init != RANDOM:
+        note = f"optimizer.weight_decay={plan.optimizer.weight_decay} is not used: l2_sp is in its place"
+        plan = replace(plan, optimizer=replace(plan.optimizer, weight_decay=0.0), notes=(note,))
     if stage is Stage.scratch:
         return _scratch(plan)
     if init == SOURCE:
-        parent = _pretrain(replace(config, folder=None, force=False, search=None))
-        parent = replace(parent, fingerprint=records.fingerprint(identity(parent)))
-        name = records.run_name(parent.stage, parent.fingerprint)
-        return replace(plan, parent=parent, parents=({"run_id": name, "fingerprint": parent.fingerprint},))
+        return _after(plan, config)
     if init != PRETRAINED:
         return _from_reference(plan)
     return plan
@@ -188,6 +234,9 @@ def _scratch(plan: Plan) -> Plan:
         notes.append(
             f"freezing={plan.freezing.policy} is not used by the scratch arm: its weights start at random, so all train"
         )
+    for group, name in (("adaptation", plan.adaptation.name), ("regularizer", plan.regularizer.name)):
+        if name != "none":
+            notes.append(f"{group}={name} is not used by the scratch arm: it has no earlier weights to keep")
     optimizer = replace(
         plan.optimizer,
         lr=own.lr or (plan.optimizer.lr or plan.model.lr) * plan.model.scratch_lr / plan.model.lr,
@@ -200,6 +249,8 @@ def _scratch(plan: Plan) -> Plan:
     return replace(
         plan,
         freezing=Freezing(),
+        adaptation=Adaptation(),
+        regularizer=Regularizer(),
         optimizer=optimizer,
         scheduler=scheduler,
         budget=budget,
@@ -239,8 +290,3 @@ def _from_reference(plan: Plan) -> Plan:
 
 def _has_vectors(config: Config) -> bool:
     return bool(config.model.vectors.path or config.model.vectors.train)
-
-
-def _vocabulary_data(config: Config) -> Data:
-    wants_source = config.model.vocabulary.texts == "source" and has_data(config.source.data)
-    return config.source.data if wants_source else config.target.data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import transformers
 
-from transfer import freezing, initial, legs, models, optim, tasks
+from transfer import adaptation, freezing, initial, legs, models, optim, regularizers, tasks, weights
 from transfer.plan import Plan
 
 
@@ -24,4 +24,8 @@ def check(plan: Plan) -> None:
     config = initial.config_for(plan, task, None, num_features)
     with torch.device("meta"), initial.configured(plan):
         model = getattr(transformers, task.auto_class).from_config(config)
-    freezing.make(model, plan.freezing)
+    if plan.weights.reinit_top_k:
+        weights.top_layers(model, plan.weights.reinit_top_k)
+    adapted = adaptation.adapt(model, plan.adaptation, [], seed=0)
+    regularizers.make(model, plan.regularizer, [])
+    freezing.make(model, plan.freezing, adapted)

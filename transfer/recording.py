@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from transfer import hardware, records
 from transfer.config import OF_THE_CALL, to_plain
 from transfer.data import files
-from transfer.plan import Plan, data_name, has_data
+from transfer.plan import Plan, data_name, has_data, source_name
 from transfer.weights import WeightReport
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _frame(plan: Plan, status: str, started: str) -> dict[str, Any]:
         "model": plan.model.name or plan.model.config.get("cell") or plan.model.config.get("model_type"),
         "freezing": plan.freezing.policy,
         "task": plan.task.name,
-        "source": data_name(plan.config.source.data) if has_data(plan.config.source.data) else None,
+        "source": source_name(plan.config),
         "target": data_name(plan.config.target.data) if has_data(plan.config.target.data) else None,
         "train_size": plan.data.train_size,
         "metrics": {},
@@ -68,12 +68,12 @@ def describe(
 
     trainer, best = outcome.trainer, outcome.best
     record = _frame(plan, "complete", started)
-    sizes = {name: parameter.numel() for name, parameter in module.model.named_parameters()}
-    trainable = sum(size for name, size in sizes.items() if module.freezing.plan[name] is not None)
     record["metrics"] = outcome.metrics
     record["monitor"]["best"] = best.metrics.get(record["monitor"]["name"])
     record["weights"] = report.to_dict()
-    record["parameters"] = {"total": sum(sizes.values()), "trainable": trainable}
+    record["parameters"] = outcome.parameters
+    if outcome.averaging is not None:
+        record["averaging"] = outcome.averaging
     record["data"] |= {
         "num_train": len(leg.train),
         "num_val": len(leg.splits.validation),
@@ -89,5 +89,9 @@ def describe(
         "examples_per_s": round(module.num_examples * trainer.world_size / max(outcome.train_s, 1e-9), 2),
         "tokens_per_s": round(module.num_tokens * trainer.world_size / max(outcome.train_s, 1e-9), 1),
     }
+    if module.splits != plan.trainer.accumulate_grad_batches:
+        record["notes"] = [f"memory ran out: each batch of {plan.budget.batch_size} was cut in {module.splits} parts"]
     record["hardware"] = hardware.describe(plan.trainer.accelerator, plan.trainer.devices, str(trainer.precision))
+    if outcome.rank_checksums:
+        record["hardware"]["rank_checksums"] = outcome.rank_checksums
     return record

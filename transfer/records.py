@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import math
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from transfer.errors import Problem, UserError
 
 SCHEMA = 1
 RECORD = "record.json"
@@ -138,6 +141,44 @@ def lookup(output_dir: Path | str, reference: str) -> list[Record]:
         for record in find(output_dir)
         if record["fingerprint"].startswith(reference) or Path(record["_folder"]).name.startswith(reference)
     ]
+
+
+def one_run(output_dir: Path | str, reference: str) -> Record:
+    """The complete record that a run id, the start of a fingerprint or a run's folder stands for.
+
+    Raises:
+        UserError: it stands for none or for several.
+    """
+    found = [record for record in lookup(output_dir, reference) if record["status"] == "complete"]
+    if len(found) != 1:
+        received = f"{reference} ({', '.join(record['run_id'] for record in found)})" if found else reference
+        allowed = "one complete run: its id, the start of its fingerprint, or its folder"
+        raise UserError(Problem("RUN", received, allowed, "`transfer runs` lists them"))
+    return found[0]
+
+
+def model_folder(output_dir: Path | str, reference: str) -> Path:
+    """The weights of `one_run`, or of a folder that holds a model.
+
+    Raises:
+        UserError: it stands for none or for several.
+    """
+    if (Path(reference) / "config.json").is_file():
+        return Path(reference)
+    return Path(one_run(output_dir, reference)["_folder"]) / "model"
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Thousands of records, or of configs, are millions of objects that the garbage collector would walk through again
+    and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @contextmanager

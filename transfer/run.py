@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from transfer import config as schema
-from transfer import hardware, records, wandb_environment
+from transfer import hardware, nodes, records, wandb_environment
 from transfer import plan as planning
 from transfer.config import Config
 from transfer.errors import UserError
@@ -46,6 +47,8 @@ def execute(plan: Plan, *, force: bool = False, wait: bool = True) -> Record:
     if found and not force and _enough(plan, found):
         log.info("%s is complete: nothing to train", _where(found))
         return _there(plan, found)
+    if nodes.this(plan).number > 0:
+        return _follow(plan)
     new = not plan.output_dir.exists()
     require_writable(cache_folder(plan.config.cache_dir), key="cache_dir")
     require_writable(plan.output_dir)
@@ -63,6 +66,18 @@ def execute(plan: Plan, *, force: bool = False, wait: bool = True) -> Record:
         if found and not force:
             return _there(plan, found) if _enough(plan, found) else _test(plan, found)
         return _train(plan, _trained_parent(plan))
+
+
+def _follow(plan: Plan) -> Record:
+    """On all but the first of a run's machines: our share of the training, under the lock that the first one holds."""
+    from transfer import launch
+
+    parent = Path(execute(plan.parent)["_folder"]) / "model" if plan.parent else None
+    if not _complete(plan):
+        launch.train(plan, parent)
+    while (found := _complete(plan)) is None:
+        time.sleep(0.2)  # until it is written, and seen here
+    return found
 
 
 def _trained_parent(plan: Plan) -> Path | None:

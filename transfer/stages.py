@@ -15,11 +15,29 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from transfer import evaluation, freezing, hardware, initial, legs, parameters, recording, records, tasks, testing
+from transfer import (
+    adaptation,
+    evaluation,
+    freezing,
+    hardware,
+    initial,
+    legs,
+    parameters,
+    predict,
+    ranks,
+    recording,
+    records,
+    regularizers,
+    tasks,
+    testing,
+)
+from transfer.averaging import AveragedWeights
 from transfer.checkpoints import LAST, BestWeights, PatientStopping, Resumable
 from transfer.data.module import TransferData
 from transfer.errors import Problem, UserError
 from transfer.gradients import GradientNorms
+from transfer.identity import local_folder
+from transfer.interruption import Interrupted
 from transfer.module import TransferModule
 from transfer.plan import Plan
 from transfer.progress import progress_bar, quiet
@@ -29,8 +47,13 @@ from transfer.weights import WeightReport
 log = logging.getLogger(__name__)
 
 
-def train(plan: Plan, parent: Path | None) -> None:
+def train(plan: Plan, parent: Path | None, splits: int | None = None) -> None:
     """Train, test once, write predictions, weights and the record.
+
+    Args:
+        plan: the run.
+        parent: the model folder that it starts from.
+        splits: into how many parts a step is cut, where memory has run out before.
 
     Raises:
         UserError: for what is wrong with data, model or weights, before any training.
@@ -41,26 +64,31 @@ def train(plan: Plan, parent: Path | None) -> None:
     for note in leg.splits.notes + legs.overlap(plan, leg).leaks:
         log.info("%s", note)
     task = tasks.make(plan.task, leg.splits.labels, key=f"{plan.leg}.task")
-    task.fit(task.label_tensor(task.encode_labels(leg.train["label"][:])))
+    task.fit(leg.train)
     model, tokenizer, report = initial.initial(plan, task, leg.train, lambda: legs.vocabulary_texts(plan), parent)
-    frozen = freezing.FreezingCallback(model, freezing.make(model, plan.freezing))
+    adapted = adaptation.adapt(model, plan.adaptation, report.reinitialised, seed=plan.seeds.init)
+    regularizer, l2_sp = regularizers.make(model, plan.regularizer, report.reinitialised)
+    frozen = freezing.FreezingCallback(model, freezing.make(model, plan.freezing, adapted))
     _require_trained_head(plan, model, report)
     data = legs.batches(plan, leg, task, tokenizer, initial.input_limit(model.config, tokenizer))
     log.info("weights: %s", report.summary())
-    log.info("freezing=%s: %s", plan.freezing.policy, freezing.describe(frozen.plan, model))
-    frozen.prepare(distributed=plan.trainer.devices > 1)
-    module = TransferModule(model, task, plan, frozen)
-    outcome = _fit_and_test(plan, module, data, frozen)
+    for note in _on_new_weights(plan, model, report, frozen.plan):
+        log.info("%s", note)
+    names = ", ".join([f"freezing={plan.freezing.policy}", *([plan.adaptation.name] if adapted else [])])
+    log.info("%s: %s", names, freezing.describe(frozen.plan, model))
+    frozen.prepare(distributed=plan.trainer.devices * plan.trainer.num_nodes > 1)
+    module = TransferModule(model, task, plan, frozen, splits, adapted, regularizer)
+    outcome = _fit_and_test(plan, module, data, [frozen, *([l2_sp] if l2_sp else [])], parent)
     try:
         record = recording.describe(plan, leg, module, report, outcome, started)
         with_floors = plan.arm and plan.config.floors and plan.config.test
         floors = evaluation.floors(plan, task, leg.by_split, leg.subset_hash) if with_floors else {}
         evaluation.add_floor_metrics(record, task, floors, leg.splits.test)
         if outcome.trainer.is_global_zero:
-            model_folder = _save_model(plan.folder, module, tokenizer)
+            model_folder = _save_model(plan, module, tokenizer, data.max_length)
             outcome.tracking.summarise(record)
             if plan.config.test:
-                evaluation.write_predictions(plan.folder, leg.splits.test, outcome.predictions, floors)
+                evaluation.write_predictions(plan.folder, task, leg.splits.test, outcome.predictions, floors)
                 outcome.tracking.log_model(record)
             log.info("best weights: %s", model_folder)
         record["time"]["wall_s"] = round(time.monotonic() - clock, 3)
@@ -74,8 +102,8 @@ def train(plan: Plan, parent: Path | None) -> None:
 
 
 def _require_trained_head(plan: Plan, model: Any, report: WeightReport) -> None:
-    prefix = parameters.backbone_prefix(model)
-    new = [name for name in report.reinitialised if not parameters.is_backbone(name, prefix)]
+    inside = parameters.in_backbone(model)
+    new = [name for name in report.reinitialised if not inside(name)]
     if plan.freezing.policy == "all" and new:
         raise UserError(
             Problem(
@@ -85,6 +113,21 @@ def _require_trained_head(plan: Plan, model: Any, report: WeightReport) -> None:
                 f"nothing would train and the head is new ({', '.join(new)}): freezing=head_only trains it alone",
             )
         )
+
+
+def _on_new_weights(plan: Plan, model: Any, report: WeightReport, frozen: freezing.Plan) -> list[str]:
+    """Why a run from a source has a new head, and what of the backbone is neither from the source nor trained."""
+    if plan.parent is None:
+        return []
+    inside = parameters.in_backbone(model)
+    notes = []
+    if plan.parent.task.name != plan.task.name and not all(map(inside, report.reinitialised)):
+        notes.append(f"the head is new: the source's task is {plan.parent.task.name}")
+    stuck = [name for name in report.reinitialised if inside(name) and name in frozen and frozen[name] is None]
+    if stuck:
+        names = ", ".join(stuck)
+        notes.append(f"freezing={plan.freezing.policy} leaves as they were drawn at random, not in the source: {names}")
+    return notes
 
 
 @dataclass
@@ -97,16 +140,27 @@ class Outcome:
     metrics: dict[str, float]
     predictions: evaluation.Predictions
     train_s: float
+    rank_checksums: list[str]
+    parameters: dict[str, int]
+    averaging: dict[str, Any] | None = None
 
 
-def _fit_and_test(plan: Plan, module: TransferModule, data: TransferData, frozen: freezing.FreezingCallback) -> Outcome:
+def _fit_and_test(
+    plan: Plan, module: TransferModule, data: TransferData, callbacks: list[Callback], parent: Path | None
+) -> Outcome:
+    """Fit and test, with these callbacks before all others; adapters are merged in between."""
     tracking = Tracking(plan, plan.folder)
     try:
         best = BestWeights(plan.task.monitor, plan.task.mode)
-        trainer, equal = _trainer(plan, module, data, frozen, best, tracking)
+        mean = None if plan.averaging.name == "none" else AveragedWeights(plan.averaging)
+        trainer, equal = _trainer(plan, module, data, [*callbacks, *([mean] if mean else [])], best, tracking)
         clock = time.monotonic()
         _fit(plan, trainer, module, data, best)
+        averaged = mean.evaluate(trainer, module, data, best) if mean else None
         train_s = time.monotonic() - clock
+        checksums = ranks.require_equal_weights(trainer, module.model, best.weights)
+        counts = freezing.counts(module.freezing.plan, module.model)
+        _merge(plan, module, best, parent, write=trainer.is_global_zero)
         metrics = dict(best.metrics)
         metrics["num_steps"] = float(best.step)
         predictions = evaluation.Predictions()
@@ -117,7 +171,7 @@ def _fit_and_test(plan: Plan, module: TransferModule, data: TransferData, frozen
             module.model.load_state_dict(best.weights)
             if trainer.is_global_zero:
                 testing.postpone(plan.folder, others)
-        return Outcome(trainer, tracking, best, metrics, predictions, train_s)
+        return Outcome(trainer, tracking, best, metrics, predictions, train_s, checksums, counts, averaged)
     except BaseException:
         tracking.finish(1)
         raise
@@ -142,6 +196,8 @@ def _fit(plan: Plan, trainer: Trainer, module: TransferModule, data: TransferDat
         )
     except SystemExit as stop:
         # Lightning makes an exit code of Ctrl-C, and one of success of SIGTERM.
+        if isinstance(stop.__context__, Interrupted):
+            raise Interrupted(stop.__context__.signum) from stop
         if isinstance(stop, SIGTERMException) or isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from stop
         raise
@@ -155,7 +211,7 @@ def _trainer(
     plan: Plan,
     module: TransferModule,
     data: TransferData,
-    frozen: freezing.FreezingCallback,
+    first: list[Callback],
     best: BestWeights,
     tracking: Tracking,
 ) -> tuple[Trainer, BestWeights | None]:
@@ -166,7 +222,7 @@ def _trainer(
         within = plan.equal_epochs * steps_per_epoch
         equal = BestWeights(plan.task.monitor, plan.task.mode, until_step=min(within, budget.max_steps or within))
     callbacks: list[Callback] = [
-        frozen,
+        *first,
         best,
         Resumable(plan.folder, settings.checkpoint_every_s),
         GradientNorms(module.model, settings.log_every_n_steps),
@@ -187,11 +243,11 @@ def _trainer(
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=settings.strategy,
+        plugins=hardware.one_process() if settings.devices * settings.num_nodes == 1 else None,
         precision=hardware.precision(settings.precision, accelerator),  # type: ignore[arg-type]
         max_epochs=budget.max_epochs,
         max_steps=budget.max_steps or -1,
         gradient_clip_val=settings.gradient_clip_val,
-        accumulate_grad_batches=settings.accumulate_grad_batches,
         log_every_n_steps=settings.log_every_n_steps,
         limit_train_batches=settings.limit_train_batches,
         limit_val_batches=settings.limit_eval_batches,
@@ -215,13 +271,26 @@ def _trainer(
         raise UserError(Problem("trainer", received, allowed, str(error).splitlines()[0])) from error
 
 
-def _save_model(folder: Path, module: TransferModule, tokenizer: Any) -> Path:
+def _merge(plan: Plan, module: TransferModule, best: BestWeights, parent: Path | None, *, write: bool) -> None:
+    """Adapters become part of the best weights, so that what is tested and saved is a plain model."""
+    if module.adapted is None:
+        return
+    module.model.load_state_dict(best.weights)
+    if write:
+        base = parent or plan.weights_from or local_folder(plan.model.name) or plan.model.name
+        module.adapted.save(plan.folder / adaptation.FOLDER, str(base))
+    module.adapted.merge()
+    best.weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.model.state_dict().items()}
+
+
+def _save_model(plan: Plan, module: TransferModule, tokenizer: Any, max_length: int) -> Path:
     """The Hugging Face folder of the weights that the module holds, whole or not at all."""
-    final, new = folder / "model", folder / ".model.new"
+    final, new = plan.folder / "model", plan.folder / ".model.new"
     shutil.rmtree(new, ignore_errors=True)
     module.model.save_pretrained(new)
     if tokenizer is not None:
         tokenizer.save_pretrained(new)
+    predict.describe(new, module.task, plan.data.columns, max_length)
     shutil.rmtree(final, ignore_errors=True)
     new.rename(final)
     return final

@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 
 from transfer import evaluation, freezing, hardware, initial, legs, models, records, tasks
+from transfer.config import Freezing
 from transfer.errors import Problem, UserError
 from transfer.module import TransferModule
 from transfer.plan import Plan
@@ -45,11 +46,12 @@ def test(plan: Plan, record: Record) -> None:
     log.info("%s is trained: testing it", folder)
     leg = legs.load(plan)
     task = tasks.make(plan.task, leg.splits.labels, key=f"{plan.leg}.task")
-    task.fit(task.label_tensor(task.encode_labels(leg.train["label"][:])))
-    model, tokenizer = _load(folder / "model", task, numeric="features" in leg.train.column_names)
+    task.fit(leg.train)
+    tokenized = "features" not in leg.train.column_names
+    model, tokenizer = _load(folder / "model", task, tokenized=tokenized)
     limit = initial.input_limit(model.config, tokenizer)
     data = legs.batches(plan, leg, task, tokenizer, limit, splits=["test"])
-    module = TransferModule(model, task, plan, freezing.FreezingCallback(model, freezing.make(model, plan.freezing)))
+    module = TransferModule(model, task, plan, freezing.FreezingCallback(model, freezing.make(model, Freezing())))
     equal = load_file(folder / EQUAL_WEIGHTS) if (folder / EQUAL_WEIGHTS).is_file() else None
     best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     predictions = evaluation.Predictions()
@@ -59,7 +61,7 @@ def test(plan: Plan, record: Record) -> None:
     )
     floors = evaluation.floors(plan, task, leg.by_split, leg.subset_hash) if plan.arm and plan.config.floors else {}
     evaluation.add_floor_metrics(tested, task, floors, leg.splits.test)
-    evaluation.write_predictions(folder, leg.splits.test, predictions, floors)
+    evaluation.write_predictions(folder, task, leg.splits.test, predictions, floors)
     tracking = Tracking(plan, folder, curves=False)
     try:
         tracking.summarise(tested)
@@ -70,12 +72,12 @@ def test(plan: Plan, record: Record) -> None:
     (folder / EQUAL_WEIGHTS).unlink(missing_ok=True)
 
 
-def _load(folder: Path, task: Any, *, numeric: bool) -> tuple[Any, Any]:
+def _load(folder: Path, task: Any, *, tokenized: bool) -> tuple[Any, Any]:
     models.register()
     auto = getattr(transformers, task.auto_class)
     try:
         model = auto.from_pretrained(folder, dtype=torch.float32)
-        return model, None if numeric else transformers.AutoTokenizer.from_pretrained(folder)
+        return model, task.load_tokenizer(folder) if tokenized else None
     except OSError as error:
         reason = str(error).splitlines()[0]
         allowed, action = "the weights of the run, to be tested", f"force=true trains it again ({reason})"
@@ -88,6 +90,7 @@ def _trainer(plan: Plan, folder: Path) -> Trainer:
     return Trainer(
         accelerator=settings.accelerator,
         devices=1,
+        plugins=hardware.one_process(),
         precision=hardware.precision(settings.precision, settings.accelerator),  # type: ignore[arg-type]
         limit_test_batches=settings.limit_eval_batches,
         default_root_dir=folder,

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from transfer import records, tracking_start
 from transfer.config import to_plain
 from transfer.identity import pair_id
-from transfer.plan import Plan, data_name, has_data
+from transfer.plan import Plan, data_name, has_data, source_name
 from transfer.wandb_environment import link
 
 log = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ def run_title(plan: Plan) -> str:
 
 
 def tags(plan: Plan) -> list[str]:
-    source = [f"source:{data_name(plan.config.source.data)}"] if has_data(plan.config.source.data) else []
+    source = [f"source:{name}"] if (name := source_name(plan.config)) else []
     found = [
         *source,
         f"target:{data_name(plan.config.target.data)}",
@@ -230,7 +230,7 @@ def wandb_config(plan: Plan) -> dict[str, Any]:
         "run/budget": f"{size} labels" if size else "all labels",
         "run/train_size": size,
         "run/freezing": plan.freezing.policy,
-        "run/source": data_name(plan.config.source.data) if has_data(plan.config.source.data) else None,
+        "run/source": source_name(plan.config),
         "run/target": data_name(plan.config.target.data) if has_data(plan.config.target.data) else None,
         "run/fingerprint": plan.fingerprint,
         "run/parents": [parent["fingerprint"] for parent in plan.parents],

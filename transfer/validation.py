@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from transfer import crossvalidation
+from transfer import crossvalidation, methods
 from transfer.config import Arm, Config, Data, Freezing, Optimizer, Scheduler, Stage
 from transfer.errors import Problem, UserError, nearest
 from transfer.paths import PACKAGE
 from transfer.plan import has_data
 
-POLICIES = ("none", "head_only", "first_k", "gradual", "regex", "all")
+POLICIES = ("none", "head_only", "bitfit", "first_k", "gradual", "regex", "all")
 SCHEDULES = ("constant", "linear", "cosine", "plateau", "slanted_triangular")
 LOGGERS = ("wandb", "csv", "tensorboard", "none")
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
@@ -28,7 +29,13 @@ def validate(config: Config) -> None:
     Raises:
         UserError: with every problem found.
     """
-    checks: tuple[Callable[[Config], Iterable[Problem]], ...] = (
+    problems = [problem for check in _checks() for problem in check(config)]
+    if problems:
+        raise UserError(problems)
+
+
+def _checks() -> tuple[Callable[[Config], Iterable[Problem]], ...]:
+    return (
         _stages,
         _numbers,
         _not_negative,
@@ -37,10 +44,23 @@ def validate(config: Config) -> None:
         _patterns,
         _placement,
         crossvalidation.problems,
+        methods.problems,
+        _before,
     )
-    problems = [problem for check in checks for problem in check(config)]
-    if problems:
-        raise UserError(problems)
+
+
+def _before(config: Config) -> Iterable[Problem]:
+    """What is wrong with the sources that are trained before the source: the same as with any source."""
+    before = config.source.before
+    if before is None:
+        return
+    if config.source.init != "pretrained":
+        allowed = "pretrained, the default: this source starts from the one before it"
+        yield Problem("source.init", config.source.init, allowed, "set source.before.init")
+    earlier = replace(config, source=before, stage=Stage.pretrain, arm=None)
+    for problem in (problem for check in _checks() for problem in check(earlier)):
+        if problem.key.startswith("source."):
+            yield replace(problem, key=f"source.before.{problem.key.removeprefix('source.')}")
 
 
 def _stages(config: Config) -> Iterable[Problem]:
@@ -134,12 +154,12 @@ def _numbers(config: Config) -> Iterable[Problem]:
             f"{leg}.task.max_length": part.task.max_length,
         }
         yield from _fractions(f"{leg}.data", data)
-        best = "min" if part.task.monitor in ("loss", "mse") else "max"
+        best = "min" if part.task.monitor in ("loss", "mse", "perplexity") else "max"
         if part.task.mode != best:
             yield Problem(
                 f"{leg}.task.mode", part.task.mode, f"{best}, with {leg}.task.monitor={part.task.monitor}", "set both"
             )
-        yield from _divisible(config, f"{leg}.budget.batch_size", budget.batch_size)
+        yield from _large_enough(config, f"{leg}.budget.batch_size", budget.batch_size)
     for key, count in at_least_one.items():
         if count is not None and count < 1:
             yield Problem(key, count, "a whole number of at least 1", "")
@@ -183,15 +203,11 @@ def _fractions(key: str, data: Data) -> Iterable[Problem]:
         )
 
 
-def _divisible(config: Config, key: str, batch_size: int) -> Iterable[Problem]:
+def _large_enough(config: Config, key: str, batch_size: int) -> Iterable[Problem]:
     parts = config.trainer.devices * config.trainer.num_nodes * config.trainer.accumulate_grad_batches
-    if batch_size >= 1 and parts >= 1 and batch_size % parts:
-        yield Problem(
-            key,
-            batch_size,
-            f"a multiple of {parts} (devices x nodes x accumulate_grad_batches): it is the global batch",
-            "",
-        )
+    if 1 <= batch_size < parts:
+        allowed = f"at least {parts} (devices x nodes x accumulate_grad_batches): it is the global batch"
+        yield Problem(key, batch_size, allowed, "")
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> Iterable[Problem]:
@@ -207,7 +223,9 @@ def _names(config: Config) -> Iterable[Problem]:
         importlib.util.find_spec(n) for n in ("tensorboard", "tensorboardX")
     ):
         yield Problem("logger.name", "tensorboard", "a logger that is installed", "pip install 'transfer[tensorboard]'")
-    tasks = tuple(sorted(path.stem for path in (PACKAGE / "tasks").glob("[a-z]*.py") if path.stem != "text"))
+    modules = sorted((PACKAGE / "tasks").glob("[a-z]*.py"))
+    # Some hold what several tasks share. A task's own module is not imported here: that would take seconds.
+    tasks = tuple(path.stem for path in modules if "\nclass Task(" in path.read_text(encoding="utf-8"))
     for leg, part in (("source", config.source), ("target", config.target)):
         yield from _one_of(f"{leg}.task.name", part.task.name, tasks)
     optimizers: tuple[tuple[str, Optimizer], ...] = (
@@ -230,6 +248,7 @@ def _names(config: Config) -> Iterable[Problem]:
         Scheduler(config.scratch.scheduler, config.scratch.warmup_steps, config.scratch.warmup_fraction),
         name_key="scratch.scheduler",
     )
+    yield from _one_of("model.vocabulary.kind", config.model.vocabulary.kind, ("words", "subwords"))
     if config.model.vocabulary.texts not in ("source", "target"):
         yield Problem("model.vocabulary.texts", config.model.vocabulary.texts, "source, target", "")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,19 +111,23 @@ def transfer(
     and none of `exclude` (full match). A backbone saved on its own is found under the model's backbone prefix, and a
     model that is a backbone on its own finds its weights in a whole model.
 
+    The top layers that `reinit_top_k` counts, and what stands above them in the backbone, stay as they were drawn at
+    random (Zhang et al. 2021, section 5).
+
     Args:
         with_head: whether the source predicts the same labels, so that its head means the same here.
 
     Raises:
-        UserError: no tensor fits, or less than `min_fraction_loaded` of the backbone does.
+        UserError: no tensor fits, less than `min_fraction_loaded` of the backbone does, or it has not so many layers.
     """
     import torch
 
     target = model.state_dict()
-    prefix = parameters.backbone_prefix(model)
+    prefix, inside = parameters.backbone_prefix(model), parameters.in_backbone(model)
     own = f"{model.base_model_prefix}."
     report = WeightReport()
     chosen: dict[str, Tensor] = {}
+    came_as: dict[str, str] = {}
     shapes: dict[str, str] = {}
     for name, tensor in source.items():
         renamed = _rename(name, rules.rename)
@@ -132,7 +136,7 @@ def transfer(
             goal not in target
             or goal in chosen
             or not _passes(goal, rules)
-            or not (with_head or parameters.is_backbone(goal, prefix))
+            or not (with_head or inside(goal))
         ):
             report.dropped.append(name)
         elif tensor.shape != target[goal].shape:
@@ -140,14 +144,46 @@ def transfer(
             shapes[goal] = f"{list(tensor.shape)} -> {list(target[goal].shape)}"
         else:
             chosen[goal] = tensor
-    tied = _tied(model, chosen)
-    report.loaded = [name for name in target if name in chosen or name in tied]
-    report.reinitialised = [name for name in target if name not in chosen and name not in tied]
-    report.fraction_loaded = _fraction(target, report.loaded, prefix)
-    _require_enough(report, shapes, rules, prefix, key)
+            came_as[goal] = name
+    _account(report, target, model, chosen, inside)
+    _require_enough(report, shapes, rules, inside, key)
+    if rules.reinit_top_k:
+        layers = top_layers(model, rules.reinit_top_k)
+        for goal in [name for name in chosen if name in layers]:
+            del chosen[goal]
+            report.dropped.append(came_as[goal])
+        _account(report, target, model, chosen, inside)
     with torch.no_grad():
         model.load_state_dict({name: tensor.to(target[name].dtype) for name, tensor in chosen.items()}, strict=False)
     return report
+
+
+def _account(
+    report: WeightReport,
+    target: Mapping[str, Tensor],
+    model: PreTrainedModel,
+    chosen: Mapping[str, Tensor],
+    inside: Callable[[str], bool],
+) -> None:
+    tied = _tied(model, chosen)
+    report.loaded = [name for name in target if name in chosen or name in tied]
+    report.reinitialised = [name for name in target if name not in chosen and name not in tied]
+    report.fraction_loaded = _fraction(target, report.loaded, inside)
+
+
+def top_layers(model: PreTrainedModel, k: int) -> set[str]:
+    """Names of the tensors of the backbone's top `k` layers and of what stands above them, running means included.
+
+    Raises:
+        UserError: there are fewer layers.
+    """
+    depths = {name: depth for name, depth in parameters.depths(model).items() if depth is not None}
+    top = max(depths.values(), default=0)
+    if k > top:
+        allowed = f"0 to {top}: this model has {top} layers above its embeddings"
+        raise UserError(Problem("weights.reinit_top_k", k, allowed, "stage=scratch starts all of them at random"))
+    modules = {name.rpartition(".")[0] for name, depth in depths.items() if depth > top - k}
+    return {name for name in model.state_dict() if name.rpartition(".")[0] in modules}
 
 
 def _rename(name: str, rules: Mapping[str, str]) -> str:
@@ -168,17 +204,19 @@ def _tied(model: PreTrainedModel, chosen: Mapping[str, Tensor]) -> set[str]:
     return {name for name, tensor in state.items() if tensor.numel() and tensor.data_ptr() in stores}
 
 
-def _fraction(target: Mapping[str, Tensor], loaded: list[str], prefix: str) -> float:
-    names = [name for name in target if parameters.is_backbone(name, prefix)] or list(target)
+def _fraction(target: Mapping[str, Tensor], loaded: list[str], inside: Callable[[str], bool]) -> float:
+    names = [name for name in target if inside(name)] or list(target)
     total = sum(target[name].numel() for name in names)
     here = set(loaded)
     return sum(target[name].numel() for name in names if name in here) / max(total, 1)
 
 
-def _require_enough(report: WeightReport, shapes: Mapping[str, str], rules: Weights, prefix: str, key: str) -> None:
+def _require_enough(
+    report: WeightReport, shapes: Mapping[str, str], rules: Weights, inside: Callable[[str], bool], key: str
+) -> None:
     if report.loaded and report.fraction_loaded >= rules.min_fraction_loaded:
         return
-    backbone = [name for name in report.reinitialised if parameters.is_backbone(name, prefix)]
+    backbone = [name for name in report.reinitialised if inside(name)]
     missing = [f"{name} (shape {shapes[name]})" if name in shapes else name for name in backbone]
     received = f"weights of which {report.fraction_loaded:.1%} of the backbone could be loaded"
     lines = [

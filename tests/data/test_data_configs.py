@@ -30,6 +30,12 @@ LOCAL = {
     "waimai": ((9589, 1199, 1199), 2),
     "pubmedqa": ((450, 50, 500), 3),
 }
+# name -> sizes, number of tags: O, and B- and I- of each type
+TAGGED = {
+    "wnut17": ((3394, 1009, 1287), 13),
+    "wikigold": ((1187, 170, 339), 9),
+    "ncbi_disease": ((5424, 923, 940), 3),
+}
 
 
 def read(name: str) -> config.Data:
@@ -84,7 +90,20 @@ def test_local(name: str) -> None:
     assert ("text_pair" in splits.train.column_names) == (name == "pubmedqa")
 
 
-@pytest.mark.parametrize("name", [name for name in LOCAL if read(name).path is None])
+@pytest.mark.parametrize("name", TAGGED)
+def test_local_tags(name: str) -> None:
+    data = read(name)
+    root = os.environ.get("TRANSFER_DATA")
+    if not root or not (Path(root) / str(data.local)).exists():
+        pytest.skip(f"needs $TRANSFER_DATA/{data.local}")
+    splits = load(data, key="target.data", data_seed=0, problem_type="tags")
+    sizes, tags = TAGGED[name]
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == sizes
+    assert len(splits.labels) == tags
+    assert set(splits.train.column_names) == {"id", "tokens", "label"}
+
+
+@pytest.mark.parametrize("name", [name for name in [*LOCAL, *TAGGED] if read(name).path is None])
 def test_without_the_local_copy_the_message_explains_the_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRANSFER_DATA", raising=False)
     with pytest.raises(UserError) as caught:

@@ -45,7 +45,7 @@ class Counting:
 
 def test_rows_become_inputs_with_their_length_and_label(task, rows, tokenizer):
     encoded = encode(rows, task, tokenizer, 16, None)
-    assert set(encoded.column_names) == {"input_ids", "attention_mask", "length", "label"}
+    assert set(encoded.column_names) == {"input_ids", "attention_mask", "length", "label", "row"}
     assert encoded["length"][:] == [3, 1, 6, 2]
     assert encoded["label"][:] == [1, 0, 1, 0]
     assert tokenizer.decode(encoded[2]["input_ids"]) == TEXTS[2]

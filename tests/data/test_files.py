@@ -52,7 +52,7 @@ def test_relative_paths_start_in_the_working_directory(tmp_path: Path, monkeypat
 def test_a_folder(tmp_path: Path, validation: str, test: str) -> None:
     for name in ("train", validation, test, "README"):
         write(tmp_path / f"{name}.csv")
-    write(tmp_path / "train.txt")
+    write(tmp_path / "train.rst")
     location = locate(config.Data(path=str(tmp_path)), key=KEY)
     names = {split: path.name for split, path in location.files.items()}
     assert names == {"train": "train.csv", "validation": f"{validation}.csv", "test": f"{test}.csv"}
@@ -101,7 +101,7 @@ WRONG = {
     "missing, far": (config.Data(path="{}/zzz.csv"), "path", "train.csv"),
     "missing folder": (config.Data(path="{}/no/my.csv"), "path", "does not exist"),
     "missing, no extension": (config.Data(path="{}/trian"), "path", "Did you mean train.csv?"),
-    "extension": (config.Data(path="{}/notes.txt"), "path", "unknown extension"),
+    "extension": (config.Data(path="{}/notes.rst"), "path", "unknown extension"),
     "format": (config.Data(path="{}/train.csv", format="jsonlines"), "format", "Did you mean jsonl?"),
     "format, far": (config.Data(path="{}/train.csv", format="excel"), "format", "csv, tsv, jsonl, json, parquet"),
     "both": (config.Data(path="x", files=config.Files(train="y")), "files", "one of the two"),
@@ -117,7 +117,7 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong(case: str, tmp_path: Path) -> None:
-    for name in ("train.csv", "notes.txt", "other/all.csv", "two/train.csv", "two/train.jsonl"):
+    for name in ("train.csv", "notes.rst", "other/all.csv", "two/train.csv", "two/train.jsonl"):
         write(tmp_path / name)
     (tmp_path / "empty").mkdir()
     data, field, said = WRONG[case]

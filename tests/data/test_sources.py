@@ -433,7 +433,11 @@ def test_a_hub_set_keeps_its_splits_and_class_names(monkeypatch: pytest.MonkeyPa
     assert splits.labels == ["bad", "good"]
     assert any("revision" in note for note in splits.notes)
     with pytest.raises(UserError, match=r"target\.data\.path"):
-        sources._from_hub(datasets.DatasetDict({"test": split(3)}), Location(hub="owner/name"), key=KEY)
+        sources._from_hub(
+            datasets.DatasetDict({"dev": split(3), "test": split(3)}), Location(hub="owner/name"), key=KEY
+        )
+    alone = sources._from_hub(datasets.DatasetDict({"dev": split(3)}), Location(hub="owner/name"), key=KEY)
+    assert [*alone] == ["train"], "one split is split like a single file"
 
 
 @pytest.mark.parametrize("local", [None, "imdb"])

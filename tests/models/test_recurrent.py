@@ -2,11 +2,22 @@ import json
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    pipeline,
+)
 
 from transfer.errors import UserError
 from transfer.models import register
-from transfer.models.recurrent import RecurrentConfig, RecurrentForSequenceClassification, RecurrentModel
+from transfer.models.recurrent import (
+    RecurrentConfig,
+    RecurrentForSequenceClassification,
+    RecurrentForTokenClassification,
+    RecurrentModel,
+)
 from transfer.models.word_vectors import build_tokenizer
 
 torch.set_num_threads(1)
@@ -218,3 +229,37 @@ def test_pipeline_opens_a_saved_folder(tmp_path):
     assert [answer["label"] for answer in answers] == [names[i] for i in best.indices.tolist()]
     assert [answer["score"] for answer in answers] == pytest.approx(best.values.tolist(), abs=1e-6)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "recurrent"
+
+
+@pytest.mark.parametrize("settings", SHAPES)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_each_token_has_its_logits_whatever_the_padding(settings, side):
+    torch.manual_seed(0)
+    model = RecurrentForTokenClassification(small(num_labels=3, **settings)).eval()
+    rows = [[5, 6, 7, 8], [9], [3, 4]]
+    together = batch(rows, length=9, side=side)
+    with torch.no_grad():
+        padded = model(**together).logits
+        assert padded.shape == (3, 9, 3)
+        for i, row in enumerate(rows):
+            alone = model(torch.tensor([row])).logits[0]
+            torch.testing.assert_close(padded[i, together["attention_mask"][i].bool()], alone)
+
+
+def test_a_tagger_has_the_backbone_of_a_classifier_and_is_read_back(tmp_path):
+    register()
+    classifier, tagger = (
+        kind(small(num_labels=3)) for kind in (RecurrentForSequenceClassification, RecurrentForTokenClassification)
+    )
+    assert {name: value.shape for name, value in tagger.state_dict().items()} == {
+        name: value.shape for name, value in classifier.state_dict().items()
+    }
+    assert tagger.base_model_prefix == classifier.base_model_prefix == "backbone"
+    tagger.save_pretrained(tmp_path)
+    again = AutoModelForTokenClassification.from_pretrained(tmp_path)
+    assert type(again) is RecurrentForTokenClassification
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in tagger.state_dict().items())
+    labels = torch.tensor([[1, -100, 2]])
+    outputs = again.eval()(torch.tensor([[5, 6, 7]]), labels=labels)
+    expected = torch.nn.functional.cross_entropy(outputs.logits[0, [0, 2]], torch.tensor([1, 2]))
+    torch.testing.assert_close(outputs.loss, expected)

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from scipy import stats
 from sklearn.metrics import mean_squared_error
 
@@ -55,14 +56,22 @@ def test_metrics_do_not_depend_on_the_batches(batch_size):
     assert found["mse"] == pytest.approx(mean_squared_error(labels, predicted), rel=1e-5)
 
 
+def fit(task, labels):
+    task.fit(Dataset.from_dict({"label": labels.tolist()}))
+
+
+def loss(task, logits, labels):
+    return task.loss(SimpleNamespace(logits=logits), {"labels": labels})
+
+
 def test_mse_is_in_the_units_of_the_label_and_the_loss_in_those_of_its_variance():
     labels = torch.tensor([10.0, 20.0, 30.0, 40.0])
     task = regression()
-    task.fit(labels)
+    fit(task, labels)
     assert (task.mean, task.variance) == (25.0, 125.0)
     predicted = torch.full((4,), 25.0)
     assert measured(task, predicted, labels)["mse"] == pytest.approx(125)
-    assert float(task.loss(predicted[:, None], labels)) == pytest.approx(1), "the mean leaves all variance unexplained"
+    assert float(loss(task, predicted[:, None], labels)) == pytest.approx(1), "the mean leaves all variance unexplained"
 
 
 @pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
@@ -70,9 +79,9 @@ def test_the_gradient_does_not_depend_on_the_unit(unit):
     """A model that answers in the label's unit, its output scaled alike."""
     labels = torch.tensor([1.0, 2.0, 4.0]) * unit
     task = regression()
-    task.fit(labels)
+    fit(task, labels)
     scaled = torch.tensor([0.5, 0.1, -0.3], requires_grad=True)
-    task.loss((scaled * unit)[:, None], labels).backward()
+    loss(task, (scaled * unit)[:, None], labels).backward()
     plain = torch.tensor([0.5, 0.1, -0.3], requires_grad=True)
     (torch.nn.functional.mse_loss(plain, labels / unit) / float((labels / unit).var(unbiased=False))).backward()
     torch.testing.assert_close(scaled.grad, plain.grad, rtol=1e-4, atol=1e-6)
@@ -80,13 +89,13 @@ def test_the_gradient_does_not_depend_on_the_unit(unit):
 
 def test_labels_that_do_not_vary_keep_the_loss_finite():
     task = regression()
-    task.fit(torch.tensor([3.0, 3.0]))
-    assert float(task.loss(torch.tensor([[4.0], [3.0]]), torch.tensor([3.0, 3.0]))) == pytest.approx(0.5)
+    fit(task, torch.tensor([3.0, 3.0]))
+    assert float(loss(task, torch.tensor([[4.0], [3.0]]), torch.tensor([3.0, 3.0]))) == pytest.approx(0.5)
 
 
 def test_a_new_head_begins_at_the_mean():
     task, layer = regression(), torch.nn.Linear(4, 1)
-    task.fit(torch.tensor([10.0, 20.0]))
+    fit(task, torch.tensor([10.0, 20.0]))
     weight = layer.weight.clone()
     task.start_head(layer)
     assert layer.bias.item() == 15
@@ -98,13 +107,15 @@ def test_labels_come_back_as_they_went():
     task = regression()
     labels = task.label_tensor(task.encode_labels([1, 2.5, "-3"]))
     assert labels.dtype == torch.float32
-    predicted, scores = task.decode(labels[:, None].to(torch.bfloat16))
-    assert (predicted, scores) == ([1, 2.5, -3], [None, None, None])
-    assert task.decode(labels[:1, None])[0] == [1], "one row stays a row"
+    answers = task.answers(None, SimpleNamespace(logits=labels[:, None].to(torch.bfloat16)), {})
+    predicted = task.predict(answers, None, None)
+    assert (predicted.values, predicted.scores) == ([1, 2.5, -3], [None, None, None])
+    one = task.answers(None, SimpleNamespace(logits=labels[:1, None]), {})
+    assert task.predict(one, None, None).values == [1], "one row stays a row"
 
 
 def test_one_row_has_a_loss():
-    assert float(regression().loss(torch.tensor([[2.0]]), torch.tensor([1.0]))) == 1
+    assert float(loss(regression(), torch.tensor([[2.0]]), torch.tensor([1.0]))) == 1
 
 
 @pytest.mark.parametrize("monitor", ["mse", "pearson", "spearman", "loss"])

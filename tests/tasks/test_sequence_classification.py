@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from sklearn import metrics as sk
 
 from transfer import tasks
@@ -59,6 +62,10 @@ def test_metrics_are_scikit_learns(case):
     assert found == pytest.approx(expected_single(truth, predicted), abs=1e-6)
 
 
+def loss(task, logits, labels):
+    return task.loss(SimpleNamespace(logits=logits), {"labels": labels})
+
+
 def test_metrics_by_hand():
     """bad: 2 of 3 found, 2 of 3 right; fair: 1 of 2, 1 of 3; good: 3 of 5, 3 of 4."""
     truth, predicted = HAND_MADE["mixed"]
@@ -76,6 +83,13 @@ def test_metrics_do_not_depend_on_the_batches(batch_size):
     logits, labels = torch.randn(60, 3, generator=generator), torch.randint(3, (60,), generator=generator)
     expected = expected_single(labels.numpy(), logits.argmax(1).numpy())
     assert measured(single(), logits, labels, batch_size=batch_size) == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_answer_to_everything_correlates_with_nothing():
+    task = tasks.make(Task(), ["a", "b"], key="target.task")
+    metrics = task.metrics(per_class=False)
+    task.update(metrics, torch.tensor([[0.0, 1.0]] * 5), torch.tensor([1, 1, 1, 0, 0]))
+    assert task.named(metrics.compute())["mcc"] == 0
 
 
 def test_without_per_class_there_are_averages_only():
@@ -165,7 +179,7 @@ def test_the_score_is_the_probability():
 
 def test_half_precision_logits_are_read_in_float32():
     task, logits = single(), torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.bfloat16)
-    assert task.loss(logits, torch.tensor([0])).dtype == torch.float32
+    assert loss(task, logits, torch.tensor([0])).dtype == torch.float32
     assert measured(task, logits, torch.tensor([2]))["accuracy"] == 1
     assert task.decode(logits)[0] == ["good"]
 
@@ -184,7 +198,7 @@ LOGITS = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 0.0], [0.0, 2.0, 1.0], [-1.0
 def test_balanced_weights_are_scikit_learns():
     labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1, 2])
     task = single(class_weights="balanced")
-    task.fit(labels)
+    task.balance(labels)
     from sklearn.utils.class_weight import compute_class_weight
 
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels.numpy())
@@ -196,39 +210,39 @@ def test_the_weighted_loss_by_hand():
     """Classes 2, 1, 1 of four rows: weights 4 / (3 * count); the mean is over the weights, as in torch."""
     labels = torch.tensor([0, 0, 1, 2])
     task = single(class_weights="balanced")
-    task.fit(labels)
+    task.balance(labels)
     weights = np.array([2 / 3, 2 / 3, 4 / 3, 4 / 3])
     log_probabilities = LOGITS.numpy() - np.log(np.exp(LOGITS.numpy()).sum(1, keepdims=True))
     losses = -log_probabilities[range(4), labels.numpy()]
-    assert float(task.loss(LOGITS, labels)) == pytest.approx((weights * losses).sum() / weights.sum(), rel=1e-6)
-    assert float(single().loss(LOGITS, labels)) == pytest.approx(losses.mean(), rel=1e-6)
+    assert float(loss(task, LOGITS, labels)) == pytest.approx((weights * losses).sum() / weights.sum(), rel=1e-6)
+    assert float(loss(single(), LOGITS, labels)) == pytest.approx(losses.mean(), rel=1e-6)
 
 
 def test_listed_weights_are_taken_as_they_are():
     task = single(class_weights=[1, 2.0, 0.5])
-    task.fit(torch.tensor([0, 0, 0, 0]))
+    task.fit(Dataset.from_dict({"label": task.labels[:1] * 4}))
     assert task.class_weights.tolist() == [1, 2, 0.5]
     plain = single()
-    plain.fit(torch.tensor([0, 0, 0, 1]))
+    plain.fit(Dataset.from_dict({"label": plain.labels[:1] * 4}))
     assert plain.class_weights is None
 
 
 def test_a_class_without_examples_breaks_nothing():
     for task, labels in ((single, torch.tensor([0, 0, 1])), (several, torch.tensor([[1.0, 0, 0], [1, 0, 1]]))):
         made = task(class_weights="balanced")
-        made.fit(labels)
+        made.balance(labels)
         assert made.class_weights.isfinite().all()
         assert (made.class_weights > 0).all()
-        assert made.loss(LOGITS[: len(labels)], labels).isfinite()
+        assert loss(made, LOGITS[: len(labels)], labels).isfinite()
 
 
 def test_balanced_weights_of_several_labels_by_hand():
     """Positives 1, 2, 3 of four rows: together they weigh as much as the negatives: 3, 1, 1/3."""
     labels = torch.tensor([[1.0, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0]])
     task = several(class_weights="balanced")
-    task.fit(labels)
+    task.balance(labels)
     assert task.class_weights.tolist() == pytest.approx([3, 1, 1 / 3])
     p = 1 / (1 + np.exp(-LOGITS.numpy()))
     y = labels.numpy()
     expected = -(np.array([3, 1, 1 / 3]) * y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
-    assert float(task.loss(LOGITS, labels)) == pytest.approx(expected, rel=1e-5)
+    assert float(loss(task, LOGITS, labels)) == pytest.approx(expected, rel=1e-5)

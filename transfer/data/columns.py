@@ -1,11 +1,11 @@
-"""The user's columns as canonical rows: id, text (and text_pair) or features, label, group."""
+"""The user's columns as canonical rows: id, inputs (such as text), label, group."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transfer import config
@@ -17,17 +17,17 @@ from transfer.errors import Problem, UserError, nearest
 class Rows:
     """The rows of one split. `labels` are raw until `transfer.data.labels` has been over them.
 
-    `name` says in messages where the rows are from; `numbers` are their places there, from 1.
+    `name` says in messages where the rows are from; `numbers` are their places there, from 1. `inputs` has a list for
+    each canonical input column. `strata` are the labels as far as rows can be stratified by them.
     """
 
     name: str
     numbers: list[int]
     ids: list[str]
     labels: list[Any]
-    texts: list[str] | None = None
-    pairs: list[str] | None = None
-    features: list[list[float]] | None = None
+    inputs: dict[str, list[Any]]
     groups: list[str | None] | None = None
+    strata: list[Any] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -35,11 +35,13 @@ class Rows:
     def take(self, indices: Iterable[int]) -> Rows:
         chosen = [int(index) for index in indices]
 
-        def of(values: list[Any] | None) -> Any:
-            return None if values is None else [values[index] for index in chosen]
+        def of(values: list[Any]) -> list[Any]:
+            return [values[index] for index in chosen]
 
-        columns = (self.numbers, self.ids, self.labels, self.texts, self.pairs, self.features, self.groups)
-        return Rows(self.name, *(of(column) for column in columns))
+        inputs = {name: of(values) for name, values in self.inputs.items()}
+        groups = None if self.groups is None else of(self.groups)
+        strata = of(self.strata) if self.strata else []
+        return Rows(self.name, of(self.numbers), of(self.ids), of(self.labels), inputs, groups, strata)
 
 
 def canonical(
@@ -55,20 +57,13 @@ def canonical(
     rows = {}
     for split, table in tables.items():
         size = len(next(iter(table.values())))
-        labels = table.get(columns.label, [None] * size)
+        labels = table.get(columns.label, [None] * size) if columns.label is not None else [None] * size
         # the running number is the row's place in the file: it stays the same whatever rows are dropped
         ids = [f"{split}-{number}" for number in range(1, size + 1)]
-        made = Rows(names[split], list(range(1, size + 1)), ids, labels)
+        made = Rows(names[split], list(range(1, size + 1)), ids, labels, {})
         if columns.id is not None:
             made.ids = _ids(table[columns.id], columns.id, names[split], key, problems)
-        if columns.features:
-            made.features = _features(table, columns.features, names[split], key, problems)
-        else:
-            assert columns.text is not None
-            made.texts = _strings(table[columns.text], "text", columns.text, names[split], key, problems, notes)
-            if columns.text_pair is not None:
-                values = table[columns.text_pair]
-                made.pairs = _strings(values, "text_pair", columns.text_pair, names[split], key, problems, notes)
+        made.inputs = _inputs(table, columns, names[split], key, problems, notes)
         if columns.group is not None and columns.group in table:
             made.groups = [None if value in (None, "") else str(value) for value in table[columns.group]]
         rows[split] = made
@@ -82,6 +77,42 @@ def canonical(
     return rows
 
 
+def _inputs(
+    table: Table, columns: config.Columns, name: str, key: str, problems: list[Problem], notes: list[str]
+) -> dict[str, list[Any]]:
+    if columns.features:
+        return {"features": _features(table, columns.features, name, key, problems)}
+    if columns.tokens is not None:
+        return {"tokens": _lists_of_words(table[columns.tokens], columns.tokens, name, key, problems)}
+    if columns.image is not None:
+        return {"image": table[columns.image]}
+    assert columns.text is not None
+
+    def strings(field: str, column: str) -> list[str]:
+        return _strings(table[column], field, column, name, key, problems, notes)
+
+    inputs: dict[str, list[Any]] = {"text": strings("text", columns.text)}
+    if columns.text_pair is not None:
+        inputs["text_pair"] = strings("text_pair", columns.text_pair)
+    if columns.choices:
+        choices = [strings("choices", column) for column in columns.choices]
+        inputs["choices"] = [list(row) for row in zip(*choices, strict=False)]
+    return inputs
+
+
+def _lists_of_words(values: list[Any], column: str, name: str, key: str, problems: list[Problem]) -> list[list[str]]:
+    wrong = [
+        place
+        for place, value in enumerate(values, start=1)
+        if not (isinstance(value, list) and value and all(isinstance(word, str) for word in value))
+    ]
+    if wrong:
+        received = f"{column}: {len(wrong)} of {len(values)} are not ({first(wrong)} of {name})"
+        action = "Give a column of lists, or a CoNLL file (a word and its tag a line, a blank line after a sentence)."
+        problems.append(Problem(f"{key}.columns.tokens", received, "a list of words in every row", action))
+    return values
+
+
 def first(numbers: Sequence[int], *, limit: int = 5) -> str:
     """``rows 3, 17, 40, ...`` for a message."""
     shown = ", ".join(map(str, numbers[:limit])) + (", ..." if len(numbers) > limit else "")
@@ -92,33 +123,37 @@ def _existing(
     tables: dict[str, Table], columns: config.Columns, names: dict[str, str], *, key: str, local: bool
 ) -> config.Columns:
     """The columns as they are called in these files; all that do not exist are raised at once."""
-    if columns.text is None and not columns.features:
+    replaced = bool(columns.features or columns.tokens or columns.image)
+    if columns.text is None and not replaced:
         action = f"Set {key}.columns.text to the column with the text, or {key}.columns.features to numeric columns."
         raise UserError(Problem(f"{key}.columns.text", "null", ", ".join(tables["train"]), action))
     if local:
         # the local copy of a hub set has the plain names, whatever they are on the hub
-        if columns.text is not None and columns.text not in tables["train"] and "text" in tables["train"]:
-            columns = replace(columns, text="text")
-        if columns.label not in tables["train"] and "label" in tables["train"]:
-            columns = replace(columns, label="label")
+        for kind, plain in (("text", ("text", "source")), ("label", ("label", "target"))):
+            there = next((name for name in plain if name in tables["train"]), None)
+            if getattr(columns, kind) not in (None, *tables["train"]) and there:
+                columns = replace(columns, **{kind: there})
     wanted: list[tuple[str, str | None]] = [("label", columns.label), ("id", columns.id), ("group", columns.group)]
     if columns.features:
         wanted += [("features", name) for name in columns.features]
+    elif columns.tokens or columns.image:
+        wanted.append(("tokens", columns.tokens) if columns.tokens else ("image", columns.image))
     else:
         wanted += [("text", columns.text), ("text_pair", columns.text_pair)]
+        wanted += [("choices", name) for name in columns.choices]
     problems = []
-    for field, name in wanted:
+    for kind, name in wanted:
         if name is None:
             continue
         lacking = [split for split, table in tables.items() if name not in table]
-        if field == "label" and lacking == ["test"]:
+        if kind == "label" and lacking == ["test"]:
             continue  # an unlabelled test split, which is dealt with later
-        if field == "group" and "train" not in lacking:
+        if kind == "group" and "train" not in lacking:
             continue  # only drawn splits need groups
         if lacking:
             existing = list(tables[lacking[0]])
             received = f"{name}, not in {' or '.join(names[split] for split in lacking)}"
-            problems.append(Problem(f"{key}.columns.{field}", received, ", ".join(existing), _advice(name, existing)))
+            problems.append(Problem(f"{key}.columns.{kind}", received, ", ".join(existing), _advice(name, existing)))
     if problems:
         raise UserError(problems)
     return columns

@@ -8,12 +8,15 @@ import logging
 from typing import Any
 
 from datasets import Dataset
+from transformers.image_processing_base import ImageProcessingMixin
 
 from transfer.paths import cache_folder
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
+# The columns of a split that a task may read, the label aside.
+INPUTS = ("text", "text_pair", "tokens", "choices", "features", "image")
 
 
 def max_length(wanted: int, limit: int | None, *, key: str) -> int:
@@ -24,21 +27,26 @@ def max_length(wanted: int, limit: int | None, *, key: str) -> int:
     return wanted
 
 
-def encode(rows: Dataset, task: Any, tokenizer: Any, max_length: int, cache_dir: str | None) -> Dataset:
+def encode(
+    rows: Dataset, task: Any, tokenizer: Any, max_length: int, cache_dir: str | None, *, training: bool = False
+) -> Dataset:
     """The inputs of these rows with their encoded `label` and their `length`; from the cache where it is there."""
-    names = [name for name in ("text", "text_pair", "features") if name in rows.column_names]
+    by = task.encode_training if training else task.encode
+    names = [name for name in INPUTS if name in rows.column_names]
 
-    def batch(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        return {**task.encode(columns, tokenizer, max_length), "label": task.encode_labels(columns["label"])}
+    def batch(columns: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+        encoded: dict[str, list[Any]] = by({**columns, "row": numbers}, tokenizer, max_length)
+        return encoded
 
     # A set of features is as quickly computed as read.
     folder = cache_folder(cache_dir) / "tokens" if tokenizer is not None else None
-    key = _key(rows, names, task, tokenizer, max_length)
+    key = _key(rows, names, task, tokenizer, max_length, training=training)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     encoded: Dataset = rows.map(
         batch,
         batched=True,
+        with_indices=True,
         remove_columns=rows.column_names,
         cache_file_name=str(folder / f"{key}.arrow") if folder else None,
         keep_in_memory=folder is None,
@@ -46,28 +54,44 @@ def encode(rows: Dataset, task: Any, tokenizer: Any, max_length: int, cache_dir:
         desc="tokenizing" if len(rows) > 5000 else None,
     )
     _report_truncation(encoded, max_length)
+    for note in task.notes(encoded):
+        log.info("%s", note)
     return encoded
 
 
-def _key(rows: Dataset, names: list[str], task: Any, tokenizer: Any, max_length: int) -> str:
+def _key(rows: Dataset, names: list[str], task: Any, tokenizer: Any, max_length: int, *, training: bool) -> str:
     """Of the texts and labels themselves: the same rows from another file, or in another run, are found again."""
     digest = hashlib.blake2b(digest_size=16)
     about = {
         "version": VERSION,
         "task": type(task).__module__,
         "labels": task.labels,
+        "options": task.encoding_options(),
         "max_length": max_length,
         "names": names,
+        "training": training,
     }
     digest.update(json.dumps(about, sort_keys=True).encode())
     if tokenizer is not None:
         digest.update(json.dumps(_tokenizer_identity(tokenizer)).encode())
     for name in [*names, "label"]:
-        digest.update(json.dumps(rows[name][:], ensure_ascii=True).encode())
+        digest.update(column_content(rows[name][:]))
     return digest.hexdigest()
 
 
+def column_content(values: list[Any]) -> bytes:
+    """Bytes that differ where these values differ; of encoded images, their hash."""
+    if not (values and isinstance(values[0], bytes)):
+        return json.dumps(values, ensure_ascii=True).encode()
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        digest.update(len(value).to_bytes(8) + value)
+    return digest.digest()
+
+
 def _tokenizer_identity(tokenizer: Any) -> list[Any]:
+    if isinstance(tokenizer, ImageProcessingMixin):
+        return [type(tokenizer).__name__, tokenizer.to_dict()]
     own = [type(tokenizer).__name__, tokenizer.truncation_side, list(tokenizer.model_input_names)]
     if not tokenizer.is_fast:
         return [*own, sorted(tokenizer.get_vocab().items())]
@@ -77,6 +101,8 @@ def _tokenizer_identity(tokenizer: Any) -> list[Any]:
 
 
 def _report_truncation(encoded: Dataset, max_length: int) -> None:
+    if len(set(encoded["row"][:])) < len(encoded):
+        return  # what is too long became several rows
     lengths = encoded["length"][:]
     cut = sum(length >= max_length for length in lengths)
     if cut > 0.05 * len(lengths) and max(lengths) >= max_length:

@@ -6,17 +6,22 @@ import difflib
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from transfer import config
+from transfer.data import image_files
 from transfer.errors import Problem, UserError, nearest
 
 EMBEDDED = Path(__file__).parent / "embedded"
-FORMATS = ("csv", "tsv", "jsonl", "json", "parquet")
+FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "conll", "txt")
 SPLITS = ("train", "validation", "test")
 # the stems by which a folder's files and a hub set's splits are known, best first
-SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test", "t10k")}
+SPLIT_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev", "validation_matched"),
+    "test": ("test", "t10k", "test_matched"),
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ def locate(data: config.Data, *, key: str) -> Location:
         return _from_folder(Path(path).expanduser(), data, f"{key}.path", local=False)
     if path is not None and (Path(path).expanduser().exists() or _looks_like_a_file(path)):
         return _from_files({"train": path}, data, {"train": f"{key}.path"})
+    if (file := local_file(data)) is not None:
+        return replace(_from_files({"train": str(file)}, data, {"train": f"{key}.local"}), local=True)
     if (folder := local_folder(data)) is not None:
         return _from_folder(folder, data, f"{key}.local", local=True)
     if path is not None:
@@ -76,6 +83,15 @@ def local_folder(data: config.Data) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def local_file(data: config.Data) -> Path | None:
+    """$TRANSFER_DATA/<data.local>, if that is a single file."""
+    root = os.environ.get("TRANSFER_DATA")
+    if not root or data.local is None:
+        return None
+    file = Path(root).expanduser() / data.local
+    return file if file.is_file() else None
+
+
 def fingerprint(data: config.Data, *, key: str) -> str:
     """32 hex digits that name the content: the bytes of the files, not their paths, and the fields that shape the rows.
 
@@ -86,7 +102,7 @@ def fingerprint(data: config.Data, *, key: str) -> str:
     location = locate(data, key=key)
     digest = hashlib.blake2b(digest_size=16)
     shaping: dict[str, object] = {
-        "columns": asdict(data.columns),
+        "columns": _columns(data.columns),
         "labels": list(data.labels),
         "label_map": dict(data.label_map),
         "label_separator": data.label_separator,
@@ -95,16 +111,27 @@ def fingerprint(data: config.Data, *, key: str) -> str:
         "formats": location.formats,
         "local": location.local,
     }
+    if data.drop_invalid:
+        shaping["drop_invalid"] = True
     if data.folds is not None:  # the identity of data without them is older than they are
         shaping["folds"] = data.folds
     digest.update(json.dumps(shaping, sort_keys=True).encode())
     if location.hub is not None:
         digest.update(f"\0hub\0{location.hub}@{data.revision}:{data.config_name}".encode())
     for split, path in sorted(location.files.items()):
+        if location.formats[split] in image_files.FORMATS:
+            digest.update(f"\0{split}\0".encode() + image_files.content_hash(path))
+            continue
         with open(path, "rb") as file:
             content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))  # type: ignore[arg-type]
         digest.update(f"\0{split}\0".encode() + content.digest())
     return digest.hexdigest()
+
+
+def _columns(columns: config.Columns) -> dict[str, object]:
+    """The names of the columns; of those that came later than the others only what is set."""
+    named = asdict(columns)
+    return {name: value for name, value in named.items() if value or name not in ("tokens", "image", "choices")}
 
 
 def split_fingerprint(data: config.Data, *, key: str) -> str:
@@ -114,9 +141,11 @@ def split_fingerprint(data: config.Data, *, key: str) -> str:
 
 
 def format_of(path: Path, given: str | None) -> str | None:
-    """The format by the extension, ``.gz`` aside; None if it is none of `FORMATS`. ``given`` has the last word."""
+    """The format by the name, ``.gz`` aside; None if it is none that is known. ``given`` has the last word."""
     if given is not None:
         return given
+    if image_files.idx_labels(path) is not None:
+        return image_files.IDX
     name = path.name.lower().removesuffix(".gz")
     extension = name.rpartition(".")[2]
     return extension if extension in FORMATS else None
@@ -124,7 +153,7 @@ def format_of(path: Path, given: str | None) -> str | None:
 
 def _looks_like_a_file(path: str) -> bool:
     """A hub id is ``name`` or ``owner/name``; what starts in a folder that is here was meant as a file."""
-    if format_of(Path(path), None) is not None or path.endswith((".gz", ".txt", ".xlsx", ".zip", "/")):
+    if format_of(Path(path), None) is not None or path.endswith((".gz", ".xlsx", ".zip", "/")):
         return True
     if path.startswith((".", "/", "~")) or "\\" in path or path.count("/") > 1:
         return True
@@ -155,8 +184,8 @@ def _from_files(named: dict[str, str], data: config.Data, keys: dict[str, str]) 
     files, formats, problems = {}, {}, []
     for split, name in named.items():
         path = Path(name).expanduser()
-        found = format_of(path, data.format)
-        if not path.is_file():
+        found = image_files.FOLDER if image_files.is_class_folder(path) else format_of(path, data.format)
+        if not path.is_file() and found != image_files.FOLDER:
             problems.append(_missing(path, name, keys[split]))
         elif found is None:
             allowed = ", ".join(f".{each}" for each in FORMATS) + ", each also with .gz"
@@ -183,8 +212,13 @@ def _from_folder(folder: Path, data: config.Data, key: str, *, local: bool) -> L
         elif here:
             files[split], formats[split] = here[0], format_of(here[0], data.format) or ""
     if not problems and "train" not in files:
+        kind, found = image_files.splits(folder, SPLIT_NAMES)
+        if "train" in found:
+            return Location(found, dict.fromkeys(found, kind), dict.fromkeys(found, key), local=local)
         received = f"{folder} with {_listing(names)}"
-        allowed = "train.* and, if there are such, validation.* (valid.*, dev.*) and test.*; * is " + ", ".join(FORMATS)
+        allowed = "train.* and, if there are such, validation.* (valid.*, val.*, dev.*) and test.*; "
+        allowed += "* is " + ", ".join(FORMATS)
+        allowed += "; or images: idx files, or a subfolder for every class"
         action = f"Rename the files, or name them one by one: {key.rpartition('.')[0]}.files.train=..."
         problems.append(Problem(key, received, allowed, action))
     if problems:
@@ -206,7 +240,11 @@ def _missing(path: Path, received: str, key: str) -> Problem:
 
 def _no_local_copy(local: str, key: str) -> Problem:
     root = os.environ.get("TRANSFER_DATA")
-    received = f"TRANSFER_DATA={root}, where there is no folder {local}" if root else "TRANSFER_DATA is not set"
+    kind = "folder" if format_of(Path(local), None) is None else "file"
+    received = f"TRANSFER_DATA={root}, where there is no {kind} {local}" if root else "TRANSFER_DATA is not set"
+    if kind == "file":
+        action = f"This data set is read from one local file: export TRANSFER_DATA=FOLDER, which holds {local}."
+        return Problem(f"{key}.local", received, f"a file $TRANSFER_DATA/{local}", f"{action} Or set {key}.path.")
     action = (
         f"This data set is read from local files only: export TRANSFER_DATA=FOLDER, where FOLDER/{local}/ holds "
         f"train.jsonl (or csv, tsv, json, parquet; also .gz) with columns text and label. Or set {key}.path."

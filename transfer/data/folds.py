@@ -55,8 +55,9 @@ def _pooled(rows: dict[str, Rows], key: str) -> Rows:
         columns = [getattr(part, name) for part in parts]
         return None if columns[0] is None else [value for column in columns for value in column]
 
-    names = "numbers", "ids", "labels", "texts", "pairs", "features", "groups"
-    return Rows(" and ".join(part.name for part in parts), *(joined(name) for name in names))
+    inputs = {name: [value for part in parts for value in part.inputs[name]] for name in parts[0].inputs}
+    name = " and ".join(part.name for part in parts)
+    return Rows(name, joined("numbers"), joined("ids"), joined("labels"), inputs, joined("groups"), joined("strata"))
 
 
 def _check(rows: Rows, folds: int, key: str) -> None:
@@ -69,9 +70,9 @@ def _check(rows: Rows, folds: int, key: str) -> None:
     if len(set(units)) < folds:
         allowed = f"2 to {len(set(units))}, the {unit} of {rows.name}"
         problems.append(Problem(f"{key}.folds", folds, allowed, "Take fewer folds."))
-    elif not isinstance(rows.labels[0], float):
+    elif not isinstance(rows.strata[0], float):
         members: dict[str, set[Any]] = defaultdict(set)
-        for place, label in zip(units, rows.labels, strict=True):
+        for place, label in zip(units, rows.strata, strict=True):
             for name in [label] if isinstance(label, str) else label:
                 members[name].add(place)
         counts = Counter({name: len(found) for name, found in members.items()})
@@ -89,7 +90,7 @@ def _places(rows: Rows, folds: int, data_seed: int) -> np.ndarray:
     """The fold [n] of each row."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    classes, _ = strata(rows.labels, most=min(10, len(rows) // folds))
+    classes, _ = strata(rows.strata, most=min(10, len(rows) // folds))
     groups = None
     if rows.groups:
         groups = [f"row {place}" if group is None else f"group {group}" for place, group in enumerate(rows.groups)]

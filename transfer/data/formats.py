@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transfer import config
+from transfer.data import image_files
 from transfer.data.files import Location, local_folder
 from transfer.errors import Problem, UserError
 
@@ -36,10 +37,9 @@ def read_files(location: Location, *, key: str) -> dict[str, Table]:
     for split, path in location.files.items():
         name = location.formats[split]
         try:
-            content = _content(path)
-            table = _READERS[name](content) if content.strip() else {}
+            table = _read(path, name)
         except UnreadableError as error:
-            allowed = "a parquet file" if name == "parquet" else f"a {name} file in UTF-8"
+            allowed = _WHOLE.get(name, f"a {name} file in UTF-8")
             action = f"Mend the file, or say with {key}.format what it is."
             problems.append(Problem(location.keys[split], f"{path}: {error}", allowed, action))
             continue
@@ -76,11 +76,16 @@ def read_hub(location: Location, data: config.Data, *, key: str) -> datasets.Dat
 
 
 def table_of(dataset: datasets.Dataset) -> Table:
-    """A hub split as a table: class numbers become their names, the hub's -1 for "no label" becomes None."""
+    """A hub split as a table: class numbers become their names, the hub's -1 for "no label" becomes None.
+
+    Images stay encoded.
+    """
     import datasets
 
     table: Table = {}
     for name, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(name, datasets.Image(decode=False))
         values = dataset[name][:]
         if isinstance(feature, datasets.ClassLabel):
             values = [_name(feature, value) for value in values]
@@ -101,7 +106,21 @@ def _local_form(data: config.Data, key: str) -> str:
     return f"the environment variable TRANSFER_DATA, for the folder $TRANSFER_DATA/{data.local}"
 
 
-def _content(path: Path) -> bytes:
+def _read(path: Path, name: str) -> Table:
+    if name in image_files.FORMATS:
+        from transfer.data import images
+
+        return images.read(path)
+    found = content(path)
+    return _READERS[name](found) if found.strip() else {}
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a file, unpacked.
+
+    Raises:
+        UnreadableError: they cannot be had.
+    """
     try:
         if path.name.lower().endswith(".gz"):
             with gzip.open(path, "rb") as file:
@@ -192,7 +211,40 @@ def _columns(rows: list[dict[str, Any]]) -> Table:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
+def _read_conll(content: bytes) -> Table:
+    """A word and its tag a line (the first and the last of the columns), a blank line after each sentence."""
+    tokens: list[list[str]] = [[]]
+    tags: list[list[str]] = [[]]
+    for number, line in enumerate(_text(content).splitlines(), start=1):
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            if tokens[-1]:
+                tokens.append([])
+                tags.append([])
+            continue
+        # A word may hold any character but the separator; some files have blanks inside of words and tabs between.
+        fields = line.rstrip().split("\t") if "\t" in line else line.split()
+        if len(fields) < 2:
+            raise UnreadableError(f"line {number} has one field ({line.strip()[:40]}), not a word and its tag")
+        tokens[-1].append(fields[0])
+        tags[-1].append(fields[-1])
+    whole = slice(None, None if tokens[-1] else -1)
+    return {"tokens": tokens[whole], "label": tags[whole]}  # type: ignore[dict-item]
+
+
+def _read_txt(content: bytes) -> Table:
+    """One text a line; blank lines stand between paragraphs and are no texts."""
+    return {"text": [line for line in _text(content).splitlines() if line.strip()]}
+
+
+# What a file is that is no text.
+_WHOLE = {
+    "parquet": "a parquet file",
+    image_files.IDX: "two idx files, of images and of labels",
+    image_files.FOLDER: "a folder with a subfolder of images for every class",
+}
 _READERS = {
+    "conll": _read_conll,
+    "txt": _read_txt,
     "csv": _read_csv,
     "tsv": _read_tsv,
     "jsonl": _read_jsonl,

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from transfer import config
+from transfer.data import structured
 from transfer.data.columns import Rows, first, number
 from transfer.errors import Problem, UserError, nearest
 
@@ -14,7 +15,7 @@ from transfer.errors import Problem, UserError, nearest
 def read_labels(
     rows: dict[str, Rows], data: config.Data, *, key: str, problem_type: str, notes: list[str]
 ) -> dict[str, Rows]:
-    """The same splits with str, list[str] or float labels; rows without a label and unlabelled splits are gone.
+    """The same splits with labels of the problem type; rows without a label and unlabelled splits are gone.
 
     `label_map` is applied here. What was dropped is added to ``notes``.
 
@@ -22,7 +23,11 @@ def read_labels(
         UserError: labels that are not of the problem type, in any split.
     """
     rows = dict(rows)
-    if "test" in rows and _unlabelled(rows["test"].labels, rows["train"].labels, problem_type):
+    if (
+        problem_type != "none"
+        and "test" in rows
+        and _unlabelled(rows["test"].labels, rows["train"].labels, problem_type)
+    ):
         substitute = rows.get("validation")
         used = "its validation split is used as the test split" if substitute else "one is drawn from the training rows"
         notes.append(f"{key}: {rows.pop('test').name} has no labels, so {used}")
@@ -36,6 +41,9 @@ def read_labels(
                 problems.append(Problem(f"{key}.{field}", value, "nothing: a regression has no classes", action))
         for made in rows.values():
             made.labels = _numbers(made, data.columns.label, key, problems)
+    elif problem_type in structured.KINDS:
+        for made in rows.values():
+            made.labels = structured.read(made, data, key, problem_type, problems)
     else:
         for made in rows.values():
             if problem_type == "multi_label":
@@ -56,8 +64,11 @@ def read_labels(
             raise UserError(Problem(f"{key}.columns.label", received, "a label in most rows", action))
         if not kept:
             del rows[split]
-    if problem_type != "regression":
+    if problem_type in ("single_label", "multi_label"):
         _map_labels(rows, data, key)
+    for made in rows.values():
+        plain = problem_type not in structured.KINDS
+        made.strata = made.labels if plain else structured.strata(made.labels, problem_type)
     return rows
 
 
@@ -70,6 +81,10 @@ def class_names(
         UserError: fewer than two classes or values; a class of another split, or not in `data.labels`, that
             the training rows lack.
     """
+    if problem_type in structured.KINDS:
+        if problem_type == "choice":
+            return list(data.columns.choices)
+        return structured.tag_names(rows, data, key=key) if problem_type == "tags" else []
     column = f"{key}.columns.label"
     train = rows["train"]
     if problem_type == "regression":
@@ -112,9 +127,10 @@ def class_names(
 def _unlabelled(test: list[Any], train: list[Any], problem_type: str) -> bool:
     """-1 is the usual mark of a withheld label, unless the training rows have it as a class."""
     marks: set[Any] = {None, ""}
-    if problem_type == "single_label" and not {-1, "-1"} & {value for value in train if not isinstance(value, list)}:
+    marked = problem_type in ("single_label", "regression", "choice")
+    if marked and not {-1, "-1"} & {value for value in train if not isinstance(value, list)}:
         marks |= {-1, "-1"}
-    return all(not isinstance(value, list) and value in marks for value in test)
+    return all(not isinstance(value, list | dict) and value in marks for value in test)
 
 
 def _names(made: Rows, data: config.Data, key: str, problems: list[Problem]) -> list[str | None]:
@@ -153,7 +169,7 @@ def _lists(made: Rows, data: config.Data, key: str, problems: list[Problem]) -> 
     return labels
 
 
-def _numbers(made: Rows, column: str, key: str, problems: list[Problem]) -> list[float | None]:
+def _numbers(made: Rows, column: str | None, key: str, problems: list[Problem]) -> list[float | None]:
     values = [number(value) for value in made.labels]
     wrong = [place for place, value in zip(made.numbers, values, strict=True) if value is None]
     if wrong:

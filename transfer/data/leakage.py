@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from transfer.data.texts import texts as read
+
 if TYPE_CHECKING:
     import datasets
 
@@ -26,9 +28,7 @@ def overlap(train: datasets.Dataset, others: Mapping[str, datasets.Dataset], *, 
 
 
 def _texts(dataset: datasets.Dataset) -> list[str]:
-    if "text" not in dataset.column_names:
-        return []
-    texts = [_normalised(text) for text in dataset["text"][:]]
+    texts = [_normalised(text) for text in read(dataset) or []]
     if "text_pair" not in dataset.column_names:
         return texts
     return [f"{text}\0{_normalised(pair)}" for text, pair in zip(texts, dataset["text_pair"][:], strict=True)]

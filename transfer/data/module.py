@@ -16,14 +16,29 @@ from torch.utils.data import DataLoader, Sampler
 POOL = 50
 
 
-class LengthGroupedBatches(Sampler[list[int]]):
-    """Global batches of rows of similar length, cut for one of several ranks.
+class LengthGroupedBatches(Sampler[list[tuple[int, float, int]]]):
+    """Global batches of rows of similar length, cut for one of several ranks: (row, share, epoch) of this rank's rows.
 
     The order depends on (seed, epoch) alone. `start` skips the batches that an interrupted epoch has already seen.
+    A row's share is its part in the mean loss of the global batch, times the number of ranks, over which gradients are
+    averaged: so a batch that is cut unequally gives the gradient of the whole one.
+
+    Args:
+        weights: what each row counts in the mean loss of a batch [rows]; equal without.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        weights: np.ndarray | None = None,
+    ) -> None:
         self.lengths = lengths
+        self.weights = np.ones(len(lengths)) if weights is None else weights
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
@@ -36,9 +51,7 @@ class LengthGroupedBatches(Sampler[list[int]]):
             self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.lengths), self.batch_size)
-        # Every rank needs the same number of batches, so a rest smaller than the number of ranks is left out.
-        return max(full + (rest >= self.world_size), 1)
+        return -(-len(self.lengths) // self.batch_size)
 
     def batches(self) -> list[np.ndarray]:
         """The global batches of this epoch, in order."""
@@ -50,16 +63,20 @@ class LengthGroupedBatches(Sampler[list[int]]):
             part = order[begin : begin + pool]
             part = part[np.argsort(-self.lengths[part], kind="stable")]
             chunks += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
-        # A short batch stays last, so that it is the one left out where it cannot be divided among the ranks.
         whole = [chunk for chunk in chunks if len(chunk) == self.batch_size]
         short = [chunk for chunk in chunks if len(chunk) < self.batch_size]
-        mixed = [whole[i] for i in random.permutation(len(whole))] + short
-        return mixed[: len(self)]
+        return [whole[i] for i in random.permutation(len(whole))] + short
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, float, int]]]:
         start, self.start = self.start, 0
         for batch in self.batches()[start:]:
-            yield batch[self.rank :: self.world_size].tolist()
+            # A batch of rows that all weigh nothing has no gradient.
+            total = float(self.weights[batch].sum()) or 1.0
+            own = batch[self.rank :: self.world_size]
+            shares = self.weights[own] * self.world_size / total
+            # Every rank takes every step: one without a row of the last batch goes through one that counts nothing.
+            rows = list(zip(own.tolist(), shares.tolist(), strict=True)) or [(int(batch[0]), 0.0)]
+            yield [(row, share, self.epoch) for row, share in rows]
 
 
 class ResumableLoader(DataLoader):
@@ -88,38 +105,62 @@ class ResumableLoader(DataLoader):
 
 
 class Rows(torch.utils.data.Dataset):
-    """An encoded split whose rows know their number."""
+    """An encoded split whose rows know their number, what they count in the loss, and in training what seeds a draw.
 
-    def __init__(self, encoded: Dataset) -> None:
+    The draw's seed is a row's own in each epoch: it does not depend on ranks, workers or where a run was resumed.
+    """
+
+    def __init__(self, encoded: Dataset, weights: np.ndarray, seed: int = 0) -> None:
         self.encoded = encoded
+        self.weights = weights
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.encoded)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.encoded[index], "index": index}
+    def __getitem__(self, key: int | tuple[int, float, int]) -> dict[str, Any]:
+        if not isinstance(key, tuple):
+            return {**self.encoded[key], "index": key, "share": float(self.weights[key])}
+        index, share, epoch = key
+        return {**self.encoded[index], "index": index, "share": share, "draw": [self.seed, epoch, index]}
 
 
 class TransferData(LightningDataModule):
-    """Train, validation and test of one leg, encoded. `batch_size` is the global one."""
+    """Train, validation and test of one leg, encoded.
+
+    A batch holds `inputs`, `labels`, `index` and `share` [rows]: in training each row's part in the mean loss of the
+    global batch, in evaluation what it counts in the mean over the split. All tensors have the rows first.
+
+    Args:
+        encoded: the encoded rows of each split.
+        rows: the rows themselves.
+        batch_size: the global one.
+        max_length: the number of tokens to which the inputs were cut.
+        accumulate: into how many parts a step is cut; evaluation takes batches twice as large as one.
+    """
 
     def __init__(
         self,
         encoded: dict[str, Dataset],
+        rows: dict[str, Dataset],
         task: Any,
         tokenizer: Any,
         *,
         batch_size: int,
         seed: int,
+        max_length: int,
         num_workers: int = 0,
         accumulate: int = 1,
     ) -> None:
         super().__init__()
         self.encoded = encoded
+        self.rows = rows
         self.task = task
-        self.tokenizer = tokenizer
+        self.tokenizer = task.tokenizer = tokenizer
+        self.batch_size = batch_size
         self.micro_batch = max(1, batch_size // accumulate)
         self.seed = seed
+        self.max_length = max_length
         self.num_workers = num_workers
         self.resumed: dict[str, int] = {}
 
@@ -134,8 +175,12 @@ class TransferData(LightningDataModule):
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = self.task.collate(rows, self.tokenizer)
-        batch["labels"] = self.task.label_tensor([row["label"] for row in rows])
+        batch["share"] = torch.tensor([row["share"] for row in rows])
         return batch
+
+    def _weights(self, split: str) -> np.ndarray:
+        weights: np.ndarray = self.task.example_weights(self.encoded[split])
+        return weights
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -144,10 +189,16 @@ class TransferData(LightningDataModule):
         rank, world_size = self._ranks()
         encoded = self.encoded["train"]
         lengths = np.asarray(encoded["length"])
-        sampler = LengthGroupedBatches(lengths, self.micro_batch, seed=self.seed, rank=rank, world_size=world_size)
+        weights = self._weights("train")
+        sampler = LengthGroupedBatches(
+            lengths, self.batch_size, seed=self.seed, rank=rank, world_size=world_size, weights=weights
+        )
         loading: Any = partial(ResumableLoader, num_workers=self.num_workers, persistent_workers=self.num_workers > 0)
         loader: ResumableLoader = loading(
-            Rows(encoded), batch_sampler=sampler, collate_fn=self._collate, pin_memory=torch.cuda.is_available()
+            Rows(encoded, weights, self.seed),
+            batch_sampler=sampler,
+            collate_fn=self._collate,
+            pin_memory=torch.cuda.is_available(),
         )
         if self.resumed:
             loader.load_state_dict(self.resumed)
@@ -161,7 +212,8 @@ class TransferData(LightningDataModule):
         size = max(1, 2 * self.micro_batch)
         chunks = [order[i : i + size * world_size] for i in range(0, len(order), size * world_size)]
         batches = [batch.tolist() for chunk in chunks if len(batch := chunk[rank::world_size])]
-        return DataLoader(Rows(encoded), batch_sampler=batches, collate_fn=self._collate, num_workers=self.num_workers)
+        rows = Rows(encoded, self._weights(split))
+        return DataLoader(rows, batch_sampler=batches, collate_fn=self._collate, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluation("validation")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import datasets
 
@@ -16,13 +17,35 @@ from transfer.errors import Problem, UserError
 __all__ = ["Splits", "fingerprint", "load"]
 
 
+_STRING, _NUMBER = datasets.Value("string"), datasets.Value("float64")
+INPUT_TYPES = {
+    "text": _STRING,
+    "text_pair": _STRING,
+    "tokens": datasets.List(_STRING),
+    "choices": datasets.List(_STRING),
+    "features": datasets.List(_NUMBER),
+    "image": datasets.Value("binary"),
+}
+LABEL_TYPES = {
+    "single_label": _STRING,
+    "multi_label": datasets.List(_STRING),
+    "regression": _NUMBER,
+    "tags": datasets.List(_STRING),
+    "spans": datasets.List({"text": _STRING, "start": datasets.Value("int64")}),
+    "choice": _STRING,
+    "text": _STRING,
+    "none": _STRING,
+}
+
+
 @dataclass(eq=False)
 class Splits:
-    """The splits of a data set with the columns `id`, `text` (and `text_pair`) or `features`, and `label`.
+    """The splits of a data set with the columns `id`, the inputs (`INPUT_TYPES`) and `label` (`LABEL_TYPES`).
 
     Attributes:
         labels: the class names in their order; empty for a regression.
         notes: what the user should know: rows that were dropped, duplicates, splits that were drawn.
+        strata: by what the training rows can be stratified: their labels, or nothing much where each is its own.
     """
 
     train: datasets.Dataset
@@ -30,21 +53,24 @@ class Splits:
     test: datasets.Dataset
     labels: list[str]
     notes: list[str] = field(default_factory=list)
+    strata: list[Any] = field(default_factory=list)
 
 
 def load(data: config.Data, *, key: str, data_seed: int, problem_type: str) -> Splits:
     """Read, check and split the data; the same on every machine for the same files and ``data_seed``.
 
     ``key`` is the prefix of the messages, such as ``target.data``. ``problem_type`` is ``single_label`` (label: str),
-    ``multi_label`` (list[str]) or ``regression`` (float). `train_size` is checked here, but it is
-    `transfer.data.budgets.subset` that applies it.
+    ``multi_label`` (list[str]), ``regression`` (float), ``tags`` (list[str], IOB2), ``spans`` (list of text and start),
+    ``choice`` (the column of the right answer), ``text`` (str) or ``none`` (an empty str). `train_size` is checked
+    here, but it is `transfer.data.budgets.subset` that applies it.
 
     Raises:
         UserError: anything in the config or in the files that would stop or spoil a training later.
     """
-    assert problem_type in ("single_label", "multi_label", "regression"), problem_type
+    assert problem_type in LABEL_TYPES, problem_type
     notes: list[str] = []
     location = locate(data, key=key)
+    named = data.columns
     if location.hub is None:
         tables = formats.read_files(location, key=key)
         names = {split: path.name for split, path in location.files.items()}
@@ -55,19 +81,35 @@ def load(data: config.Data, *, key: str, data_seed: int, problem_type: str) -> S
             notes.append(
                 f"{key}: {location.hub} is read without {key}.revision; a change on the hub would go unnoticed"
             )
-    rows = columns.canonical(tables, data.columns, names, key=key, local=location.local, notes=notes)
+    if data.columns.image is not None:
+        named = _with_images(tables, data.columns, location, names, key=key)
+    rows = columns.canonical(tables, named, names, key=key, local=location.local, notes=notes)
     rows = labels.read_labels(rows, data, key=key, problem_type=problem_type, notes=notes)
     if data.folds is not None:
         rows = folds.cut(rows, data, key=key, data_seed=data_seed, notes=notes)
     rows = splits.draw(rows, data, key=key, data_seed=data_seed, notes=notes)
     classes = labels.class_names(rows, data, key=key, problem_type=problem_type, notes=notes)
     rows = splits.cap(rows, data, key=key, data_seed=data_seed)
-    check_size(rows["train"].labels, data.train_size, key)
+    check_size(rows["train"].strata, data.train_size, key)
     notes += splits.straddling(rows, key=key)
-    made = {split: _dataset(rows[split], problem_type) for split in SPLITS}
+    made = {split: dataset_of(rows[split], problem_type) for split in SPLITS}
     repeated = leakage.overlap(made["train"], {"validation": made["validation"], "test": made["test"]})
     notes += [f"{key}: {note}" for note in repeated]
-    return Splits(made["train"], made["validation"], made["test"], classes, notes)
+    return Splits(made["train"], made["validation"], made["test"], classes, notes, rows["train"].strata)
+
+
+def _with_images(
+    tables: dict[str, formats.Table], named: config.Columns, location: Location, names: dict[str, str], *, key: str
+) -> config.Columns:
+    """The column of images as bytes, in place; the columns with the files' names for ids, where there are files."""
+    from transfer.data import image_files, images
+
+    assert named.image is not None
+    for split, table in tables.items():
+        if named.image in table:
+            table[named.image] = list(images.encoded(table[named.image], named.image, names[split], key))
+    folders = {*location.formats.values()} == {image_files.FOLDER}
+    return replace(named, id="file") if folders and named.id is None else named
 
 
 def _from_hub(loaded: datasets.DatasetDict, location: Location, *, key: str) -> dict[str, formats.Table]:
@@ -76,6 +118,9 @@ def _from_hub(loaded: datasets.DatasetDict, location: Location, *, key: str) -> 
         found = next((stem for stem in stems if stem in loaded), None)
         if found is not None and len(loaded[found]):
             tables[split] = formats.table_of(loaded[found])
+    if len(loaded) == 1 and len(tables) == 1:
+        # What was published for evaluation alone (XQuAD) is split like a single file.
+        tables = {"train": next(iter(tables.values()))}
     if "train" not in tables:
         received = f"{location.hub} with the splits {', '.join(map(str, loaded)) or 'none'}"
         action = f"Choose another {key}.config_name, or save the split that is meant as a file."
@@ -83,20 +128,9 @@ def _from_hub(loaded: datasets.DatasetDict, location: Location, *, key: str) -> 
     return tables
 
 
-def _dataset(rows: Rows, problem_type: str) -> datasets.Dataset:
+def dataset_of(rows: Rows, problem_type: str) -> datasets.Dataset:
+    """Rows whose labels are of this problem type, with the canonical columns."""
     # the types are given, so that a split in which every list is empty has the same ones as the others
-    string, number = datasets.Value("string"), datasets.Value("float64")
-    features: dict[str, object] = {"id": string}
-    content: dict[str, list[object]] = {"id": [*rows.ids]}
-    for name, values, kind in (
-        ("text", rows.texts, string),
-        ("text_pair", rows.pairs, string),
-        ("features", rows.features, datasets.List(number)),
-    ):
-        if values is not None:
-            features[name], content[name] = kind, [*values]
-    features["label"] = {"single_label": string, "multi_label": datasets.List(string), "regression": number}[
-        problem_type
-    ]
-    content["label"] = rows.labels
-    return datasets.Dataset.from_dict(content, features=datasets.Features(features))
+    types = {name: INPUT_TYPES[name] for name in rows.inputs}
+    features = datasets.Features({"id": _STRING, **types, "label": LABEL_TYPES[problem_type]})
+    return datasets.Dataset.from_dict({"id": rows.ids, **rows.inputs, "label": rows.labels}, features=features)

@@ -35,7 +35,7 @@ def draw(rows: dict[str, Rows], data: config.Data, *, key: str, data_seed: int, 
         problems.append(Problem(keys, together, "together below 1", "Leave rows to train on."))
     if problems:
         raise UserError(problems)
-    permutation = order(train.labels, data_seed, train.groups)
+    permutation = order(train.strata, data_seed, train.groups)
     end = len(permutation)
     drawn = dict(rows)
     for split in missing:
@@ -72,7 +72,7 @@ def cap(rows: dict[str, Rows], data: config.Data, *, key: str, data_seed: int) -
             action = f"It is the largest number of {split} rows that is used."
             problems.append(Problem(f"{key}.{split}_size", size, "null (all rows), or 1 and more", action))
         elif size < len(rows[split]):
-            capped[split] = rows[split].take(sorted(order(rows[split].labels, data_seed)[:size]))
+            capped[split] = rows[split].take(sorted(order(rows[split].strata, data_seed)[:size]))
     if problems:
         raise UserError(problems)
     return capped

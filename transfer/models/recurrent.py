@@ -9,7 +9,11 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from transformers.utils import can_return_tuple
 
 from transfer.errors import Problem, UserError, nearest
@@ -41,6 +45,8 @@ class RecurrentConfig(PretrainedConfig):
     dropout: float | int = 0.2
     pooling: str | None = None
     pad_token_id: int | None = 0
+    # Of the language model, the only one with output embeddings.
+    tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         problems = self._follow_cell()
@@ -97,7 +103,7 @@ def _is_whole(value: Any, least: int) -> TypeGuard[int]:
 
 
 class RecurrentPreTrainedModel(PreTrainedModel):
-    """What the base model and the classifier share: where the embeddings are and how weights begin."""
+    """What the base model and the classifiers share: where the embeddings are and how weights begin."""
 
     config_class = RecurrentConfig
     base_model_prefix = "backbone"
@@ -244,3 +250,30 @@ class RecurrentForSequenceClassification(RecurrentPreTrainedModel):
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+class RecurrentForTokenClassification(RecurrentPreTrainedModel):
+    """The state at each token -> dropout -> one linear layer. Its backbone is that of the text classifier."""
+
+    def __init__(self, config: RecurrentConfig) -> None:
+        super().__init__(config)
+        assert config.hidden_size is not None
+        assert config.num_labels is not None
+        self.backbone = RecurrentModel(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput:
+        """Logits are [batch, length, num_labels]; labels [batch, length], -100 where none is asked for."""
+        outputs = self.backbone(input_ids, attention_mask, **kwargs)
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        loss = None if labels is None else self.loss_function(logits=logits, labels=labels, config=self.config)
+        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)

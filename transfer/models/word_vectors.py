@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,17 +17,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "sep_token": "[SEP]"}
+KEPT = 4
+_kept: dict[str, str] = {}
 # Scripts written without spaces: each character is a word.
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}"
-_WORD = rf"[\w&&[^{_UNSPACED}]]+"
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}"
+_WORD = rf"[\w&&[^{UNSPACED}]]+"
 # English clitics are split as in the Penn treebank, the tokenization of the published GloVe vectors: do n't, it 's.
-_SPLIT = rf"(?i)[{_UNSPACED}]|{_WORD}?(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|{_WORD}|[^\w\s]"
+_SPLIT = rf"(?i)[{UNSPACED}]|{_WORD}?(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|{_WORD}|[^\w\s]"
 
 
 def build_tokenizer(
-    texts: Iterable[str], *, max_size: int, min_count: int, lowercase: bool, max_length: int
+    texts: Iterable[str],
+    *,
+    max_size: int,
+    min_count: int,
+    lowercase: bool,
+    max_length: int,
+    special_tokens: Mapping[str, str] | None = None,
 ) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over `texts`: [PAD] 0, [UNK] 1, [SEP] 2 (between the two texts of a pair), then the words.
+    """A word-level tokenizer over `texts`: [PAD] 0, [UNK] 1, [SEP] 2 (between the two texts of a pair), what else is
+    asked for (`special_tokens`, such as mask_token: "[MASK]"), then the words.
 
     Words are ordered by count, equal counts by spelling. `max_size` counts the special tokens too: it is the largest
     number of rows of the embedding. Characters of unspaced scripts (Chinese, Japanese) and punctuation stand alone.
@@ -33,18 +44,12 @@ def build_tokenizer(
     Raises:
         UserError: no word is left to learn from.
     """
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, processors
     from transformers import PreTrainedTokenizerFast
 
-    special = list(SPECIAL_TOKENS.values())
-    tokenizer = Tokenizer(models.WordLevel({}, unk_token=SPECIAL_TOKENS["unk_token"]))
-    steps = [normalizers.NFKC(), normalizers.Replace("\u2019", "'")]
-    tokenizer.normalizer = normalizers.Sequence(steps + ([normalizers.Lowercase()] if lowercase else []))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_SPLIT), behavior="removed", invert=True)
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=max_size, min_frequency=min_count, special_tokens=special, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    named = SPECIAL_TOKENS | dict(special_tokens or {})
+    special = list(dict.fromkeys(named.values()))
+    tokenizer = Tokenizer.from_str(_trained(list(texts), max_size, min_count, lowercase, special))
     if tokenizer.get_vocab_size() <= len(special):
         raise UserError(
             Problem(
@@ -65,8 +70,32 @@ def build_tokenizer(
         model_max_length=max_length,
         padding_side="right",
         model_input_names=["input_ids", "attention_mask"],
-        **SPECIAL_TOKENS,
+        **named,
     )
+
+
+def _trained(texts: Sequence[str], max_size: int, min_count: int, lowercase: bool, special: list[str]) -> str:
+    """The counted words as the tokenizer's JSON; the last ones are kept, for the jobs of a sweep share their texts."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    key = hashlib.blake2b(json.dumps([max_size, min_count, lowercase, special, *texts]).encode()).hexdigest()
+    if key in _kept:
+        return _kept[key]
+    tokenizer = Tokenizer(models.WordLevel({}, unk_token=SPECIAL_TOKENS["unk_token"]))
+    steps = [normalizers.NFKC(), normalizers.Replace("\u2019", "'")]
+    tokenizer.normalizer = normalizers.Sequence(steps + ([normalizers.Lowercase()] if lowercase else []))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_SPLIT), behavior="removed", invert=True)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=max_size,
+        min_frequency=min_count,
+        special_tokens=special,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    while len(_kept) >= KEPT:
+        _kept.pop(next(iter(_kept)))
+    _kept[key] = tokenizer.to_str()
+    return _kept[key]
 
 
 def load_vectors(

@@ -49,9 +49,11 @@ def learning(comparison: Comparison, details: Details, narrow: bool) -> Figure |
 
 
 def _learned(axis: Axes, row: Row, found: list[Curve], look: tuple[str, Any], scale: float) -> None:
+    from matplotlib.collections import LineCollection
+
     colour, dashes = look
-    for line in found:
-        axis.plot(line.steps, scale * line.values, color=colour, alpha=0.3, linewidth=0.9)
+    lines = [np.column_stack([line.steps, scale * line.values]) for line in found]
+    axis.add_collection(LineCollection(lines, colors=colour, alpha=0.3, linewidths=0.9))
     steps, means = _mean(found)
     axis.plot(
         steps,

@@ -243,9 +243,9 @@ def _words(value: object, text: str) -> str:
 
 def _entities(tags: tuple[str, ...], text: str) -> str:
     """``New York (LOC), Ann (PER)`` of IOB2 tags of the words of a text; nothing of other lists."""
-    if not tags or any(tag != "O" and tag[:2] not in ("B-", "I-") for tag in tags):
+    words = text.split(" ")  # fewer than tags where the text was kept cut
+    if len(tags) < len(words) or any(tag != "O" and tag[:2] not in ("B-", "I-") for tag in tags):
         return ""
-    words = text.split(" ")
     found: list[tuple[list[str], str]] = []
     for place, tag in enumerate(tags):
         word = words[place] if place < len(words) else f"word {place + 1}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from transfer.errors import Problem, UserError
+from transfer.records import without_collector
 from transfer.study import pairing, sentences
 from transfer.study.commands import Commands, next_commands
 from transfer.study.diagnosis import collapsed, reasons
@@ -36,20 +35,8 @@ def compare(
         raise UserError(Problem("baseline", baseline, " | ".join(SCRATCH), "choose one of these"))
     if size is not None and not size > 0:
         raise UserError(Problem("size", size, "a number above 0", "name the gain that would matter to you"))
-    with _without_collector():
+    with without_collector():
         return _compare(records, baseline, metric, size)
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Thousands of records are millions of objects that the garbage collector would walk through again and again."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _compare(records: Sequence[Record], baseline: Baseline, metric: str | None, size: float | None) -> Comparison:
@@ -140,12 +127,18 @@ class _Study:
         for twin in others:
             pairs, problems = pair_runs(strategy, twin)
             self.refused += problems
-            if self.metric in METRICS:  # else the predictions play no part, and are not read
+            if self._is_computed(pairs):  # else the predictions play no part, and are not read
                 pairs, problems = same_examples(pairs, f"{strategy.label} against {twin.label}")
                 self.refused += problems
             if pairs:
                 found.append(self._contrast(strategy, twin, pairs))
         return found
+
+    def _is_computed(self, pairs: list[tuple[Run, Run]]) -> bool:
+        """Whether the metric can be had from the predictions."""
+        return self.metric in METRICS or any(
+            _side(run, "transfer", self.baseline).terms(self.metric) is not None for run, _ in pairs[:1]
+        )
 
     def _contrast(self, strategy: Strategy, twin: Strategy, pairs: list[tuple[Run, Run]]) -> Contrast:
         treated = [_side(first, strategy.arm, self.baseline) for first, _ in pairs]

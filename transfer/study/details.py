@@ -91,13 +91,25 @@ def _sources(comparison: Comparison) -> list[tuple[Cost, int]]:
     parents = Parents(comparison.records)
     runs: dict[str, Record] = {}
     uses: dict[str, int] = {}
+    other: dict[str, str] = {}
     for row in comparison.rows:
         for side in row.sides if not row.secondary else ():
-            for record in parents.find(side.run):
-                runs[record["fingerprint"]] = record
-                uses[record["fingerprint"]] = uses.get(record["fingerprint"], 0) + 1
+            for record in parents.line(side.run):
+                name = record["fingerprint"]
+                runs[name] = record
+                uses[name] = uses.get(name, 0) + 1
+                if record.get("task") != side.run.record.get("task"):
+                    new = (side.run.record.get("weights") or {}).get("reinitialised")
+                    other[name] = f" by {record.get('task')}" + (", its head left behind" if new else "")
     return [
-        (cost(f"source {r.get('source')} ({r.get('run_id')})", (r.get("data") or {}).get("num_train"), [r]), uses[name])
+        (
+            cost(
+                f"source {r.get('source')}{other.get(name, '')} ({r.get('run_id')})",
+                (r.get("data") or {}).get("num_train"),
+                [r],
+            ),
+            uses[name],
+        )
         for name, r in runs.items()
     ]
 

@@ -112,10 +112,13 @@ def _lines(panel: _Panel) -> None:
             linewidth=1 if faint else 2,
             linestyle=dashes,
         )
-        for x, row in zip(xs, members, strict=True):
-            mean, dots = row.score.mean * panel.scale, [value * panel.scale for value in row.values]
-            axis.errorbar(x, mean, yerr=_bars(row, panel.scale), color=colour, capsize=3, linewidth=1.2, fmt="none")
-            axis.scatter([x] * len(dots), dots, color=colour, s=14, alpha=0.45, linewidths=0)
+        # All bars and all dots of a strategy at once: a picture takes as long as it has parts.
+        halves = [_bars(row, panel.scale) for row in members]
+        bars = [[half[side][0] for half in halves] for side in (0, 1)]
+        means = [row.score.mean * panel.scale for row in members]
+        axis.errorbar(xs, means, yerr=bars, color=colour, capsize=3, linewidth=1.2, fmt="none")
+        dots = [(x, value * panel.scale) for x, row in zip(xs, members, strict=True) for value in row.values]
+        axis.scatter(*zip(*dots, strict=True), color=colour, s=14, alpha=0.45, linewidths=0)
     for words, counts, values, dash in _floor_lines(panel):
         axis.plot(counts, values, color=FLOOR, linestyle=dash, label=words)
     ticks = _apart(sorted({row.num_labels for row in panel.rows}), 6 if panel.narrow else 12)

@@ -27,6 +27,13 @@ class Parents:
             found += [record] if record is not None else []
         return found
 
+    def line(self, run: Run) -> list[Record]:
+        """The run's parents and theirs, of a chain of sources, the nearest first."""
+        found = self.find(run)
+        for record in found:  # grows while it is read
+            found += [r for r in self.find(Run(record)) if r["fingerprint"] not in {f["fingerprint"] for f in found}]
+        return found
+
     def _on_disk(self, run: Run, parent: Record) -> Record | None:
         """A source that two experiments share lies in the folder of the one that trained it."""
         if not run.folder or not parent.get("run_id"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from transfer.study.intervals import LEVEL
@@ -82,7 +83,7 @@ class Row:
     missing: list[str] = field(default_factory=list)
     outdated: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def folds(self) -> list[int]:
         """The folds of a cross-validation that there are; of any other row none."""
         return sorted({side.run.fold for side in self.sides if side.run.fold is not None})
@@ -93,7 +94,7 @@ class Row:
         num_folds = max((int(side.run.data.get("folds") or 0) for side in self.sides), default=0)
         return sorted(set(range(num_folds)) - set(self.folds))
 
-    @property
+    @cached_property
     def num_seeds(self) -> int:
         """Different seeds."""
         return len(dict.fromkeys(side.run.seeds for side in self.sides))
@@ -176,7 +177,7 @@ class Comparison:
     strategies: list[Strategy] = field(default_factory=list, repr=False)
     records: Sequence[Record] = field(default=(), repr=False)
 
-    @property
+    @cached_property
     def unit(self) -> Literal["seeds", "folds", "runs"]:
         """What the runs of a strategy differ in; ``runs``: in both, or not all strategies in the same."""
         folds = [bool(row.folds) for row in self.rows]

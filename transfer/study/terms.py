@@ -92,12 +92,12 @@ def _macro_f1(sums: Array) -> Array:
 
 
 def _bleu(sums: Array) -> Array:
-    """BLEU of 0 to 100 (Papineni et al. 2002) from the matches of 1- to 4-grams, their totals, and both lengths.
+    """BLEU of 0 to 100 (Papineni et al. 2002) from the lengths of answer and reference, 4 matches and 4 totals.
 
     As sacrebleu has it: the first order without a match counts half a match, the next a quarter and so on (Chen and
     Cherry 2014, method 3); without any match, or without any n-gram of an order, it is 0.
     """
-    matches, totals, length, reference = sums[:, :4], sums[:, 4:8], sums[:, 8], sums[:, 9]
+    length, reference, matches, totals = sums[:, 0], sums[:, 1], sums[:, 2:6], sums[:, 6:10]
     there = np.cumprod(totals > 0, axis=1).astype(bool)
     missing = (matches <= 0) & there
     smoothed = np.where(missing, 0.5 ** np.cumsum(missing, axis=1), matches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from optuna.trial import TrialState
 from transfer import config as schema
 from transfer.config import Config
 from transfer.errors import Problem, UserError
+from transfer.sweep import launching
 from transfer.sweep.choices import NO_PRUNER
-from transfer.sweep.grid import Composer, freeze_job
+from transfer.sweep.composer import Composer
+from transfer.sweep.grid import freeze_job
 from transfer.sweep.ledger import Job, Ledger
 from transfer.sweep.search import Base
 from transfer.sweep.settings import Settings
@@ -130,7 +132,7 @@ class Search:
         todo = [(attempt, job) for attempt, job in pending if self.ledger.status(job) != "complete"]
         if not todo:
             return
-        found = self.launch([self.ledger.config_file(job) for _, job in todo])
+        found = self.launch({self.ledger.config_file(job): job for _, job in todo})
         for (attempt, job), result in zip(todo, found, strict=True):
             if result.status is JobStatus.COMPLETED:
                 self.ledger.clear_error(job)
@@ -140,12 +142,18 @@ class Search:
             if not isinstance(error, optuna.TrialPruned):
                 self.ledger.note_error(job, str(error) or type(error).__name__)
 
-    def launch(self, files: Sequence[Path]) -> list[JobReturn]:
+    def launch(self, jobs: Mapping[Path, Job]) -> list[JobReturn]:
         """Have the launcher run these frozen configs."""
         # Without the choice of `sweep`, Hydra would not know the settings of `hydra.sweeper` that were typed.
         choice = [override for override in self.space.fixed if override.startswith("sweep=")]
-        overrides = [[f"job={file}", "wait=true", *choice] for file in files]
-        found = list(self.launcher.launch(overrides, initial_job_idx=len(self.returned)))
+        found = launching.launch(
+            self.launcher,
+            list(jobs),
+            first=len(self.returned),
+            wait=True,
+            is_complete=lambda file: self.ledger.status(jobs[file]) == "complete",
+            choice=choice,
+        )
         self.returned += found
         return found
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from transfer import plan as planning
@@ -26,6 +26,8 @@ from transfer.config import Config
 from transfer.errors import SweepFailedError, UserError
 from transfer.paths import require_writable
 from transfer.plan import Plan
+from transfer.sweep import launching
+from transfer.sweep.composer import Composer
 from transfer.sweep.ledger import BUSY, Job, Ledger
 from transfer.validation import validate
 
@@ -48,9 +50,7 @@ class GridSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
         self.config = config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        self.launcher = launching.make(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -58,7 +58,8 @@ class GridSweeper(Sweeper):
         named = {override.get_key_element() for override in given}
         axes = parser.parse_overrides([f"{key}={value}" for key, value in self.params.items() if key not in named])
         combinations = list(_combinations([*axes, *given]))
-        jobs, configs, mistakes = freeze(self.hydra_context, self.config, parser, combinations)
+        with records.without_collector():
+            jobs, configs, mistakes = freeze(self.hydra_context, self.config, parser, combinations)
         ledger = _ledger(jobs, configs, arguments, str(self.config.output_dir), self.config.sweep_name)
         require_writable(ledger.output_dir)
         ledger.write(configs)
@@ -121,44 +122,6 @@ def freeze_job(composer: Composer, job: Job, **changes: Any) -> Plan | UserError
     return planned
 
 
-class Composer:
-    """Hydra composes once for each combination of groups; plain values are set on that, many times faster."""
-
-    def __init__(self, hydra_context: HydraContext, master: DictConfig, parser: OverridesParser) -> None:
-        self.loader = hydra_context.config_loader
-        self.master = master
-        self.parser = parser
-        self.composed: dict[tuple[str, ...], DictConfig] = {}
-        self.is_group: dict[str, bool] = {}
-
-    def config(self, overrides: Sequence[str]) -> Config:
-        from transfer.compose import to_config, to_object
-
-        parsed = self.parser.parse_overrides(list(overrides))
-        plain = [override for override in parsed if self._sets_a_value(override)]
-        groups = tuple(o.input_line for o in parsed if o not in plain and o.input_line)
-        if groups not in self.composed:
-            config = self.loader.load_sweep_config(self.master, list(groups))
-            with open_dict(config):
-                del config["hydra"]
-            to_config(config)  # for what a group choice may bring in that is not in the schema
-            self.composed[groups] = config
-        config = self.composed[groups]
-        # Every job of a sweep sets the same keys, so that nothing of the job before is left behind.
-        for override in plain:
-            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        return to_object(config)
-
-    def _sets_a_value(self, override: Override) -> bool:
-        """A plain KEY=VALUE, no group choice and no addition or deletion."""
-        key = override.key_or_group
-        if override.package is not None or override.is_add() or override.is_delete() or override.is_force_add():
-            return False
-        if key not in self.is_group:
-            self.is_group[key] = bool(self.loader.get_group_options(key))
-        return not self.is_group[key]
-
-
 def _ledger(
     jobs: list[Job], configs: dict[int, Config], arguments: list[str], output_dir: str, name: str | None
 ) -> Ledger:
@@ -182,14 +145,24 @@ def run_jobs(ledger: Ledger, launcher: Launcher, mistakes: dict[int, UserError])
     if complete:
         log.info("%s: %d of %d jobs are complete", ledger.name, complete, len(ledger.jobs))
     returned: list[JobReturn] = []
-    for wait in ("false", "true"):
+    for wait in (False, True):
         if not pending:
             break
-        overrides = [[f"job={ledger.config_file(job)}", f"wait={wait}"] for job in pending]
-        found = list(launcher.launch(overrides, initial_job_idx=len(returned)))
+        jobs = {ledger.config_file(job): job for job in pending}
+        found = launching.launch(
+            launcher,
+            list(jobs),
+            first=len(returned),
+            wait=wait,
+            is_complete=partial(_is_complete, ledger, jobs),
+        )
         returned += found
         pending = [job for job, result in zip(pending, found, strict=True) if _settle(ledger, job, result, mistakes)]
     return returned
+
+
+def _is_complete(ledger: Ledger, jobs: Mapping[Path, Job], file: Path) -> bool:
+    return ledger.status(jobs[file]) == "complete"
 
 
 def _settle(ledger: Ledger, job: Job, result: JobReturn, mistakes: dict[int, UserError]) -> bool:

@@ -46,7 +46,7 @@ def _tested(search: Search, winner: FrozenTrial) -> list[Record]:
     jobs = [Job(index, search.overrides(winner.params, seed)) for index, seed in enumerate(seeds)]
     folder = search.ledger.folder / "winner"
     folder.mkdir(exist_ok=True)
-    pending: list[Path] = []
+    pending: dict[Path, Job] = {}
     for job, seed in zip(jobs, seeds, strict=True):
         found = freeze_job(search.composer, job, overrides=typed(job.overrides), sweep_name=search.ledger.name)
         if isinstance(found, UserError):
@@ -56,7 +56,7 @@ def _tested(search: Search, winner: FrozenTrial) -> list[Record]:
             schema.save(found.config, file)
         record = search.ledger.record(job)
         if not (record and record["status"] == "complete" and records.tested(record)):
-            pending.append(file)
+            pending[file] = job
     for result in search.launch(pending) if pending else []:
         if result.status is not JobStatus.COMPLETED:
             raise result._return_value

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -23,6 +22,7 @@ from transfer import records
 from transfer.config import Config, Stage, to_plain
 from transfer.errors import Problem, UserError
 from transfer.paths import require_writable
+from transfer.sweep import launching
 
 log = logging.getLogger(__name__)
 
@@ -86,14 +86,12 @@ class OptunaSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
         self.config = config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        self.launcher = launching.make(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         from transfer.sweep import outcome, space
         from transfer.sweep.attempts import Search
-        from transfer.sweep.grid import Composer
+        from transfer.sweep.composer import Composer
         from transfer.sweep.ledger import Ledger
         from transfer.sweep.settings import Settings
 

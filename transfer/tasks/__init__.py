@@ -14,7 +14,12 @@ def make(task: config.Task, labels: list[str], *, key: str) -> Any:
 
 
 def problem_type(task: config.Task) -> str:
-    """single_label, multi_label or regression: how the label column is read."""
-    if task.name == "regression":
-        return "regression"
-    return "multi_label" if task.multi_label else "single_label"
+    """How the label column is read (`transfer.tasks.base`)."""
+    kind: str = importlib.import_module(f"transfer.tasks.{task.name}").Task.kind_of_labels(task)
+    return kind
+
+
+def pipeline(task: config.Task) -> str | None:
+    """The pipeline of transformers that opens the models of this task, where there is one."""
+    name: str | None = importlib.import_module(f"transfer.tasks.{task.name}").Task.pipeline
+    return name

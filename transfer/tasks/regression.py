@@ -7,36 +7,26 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 from torch import Tensor
 from torchmetrics import MeanSquaredError, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
 
-from transfer import config
-from transfer.errors import Problem, UserError, nearest
-from transfer.tasks.text import collate, encode
-
-METRICS = ("mse", "pearson", "spearman", "loss")
+from transfer import config, floors
+from transfer.tasks import text
+from transfer.tasks.base import BaseTask, Batch, Predicted
 
 
-class Task:
+class Task(BaseTask):
     """Mean squared error; the metric `mse` is in the units of the label column, the loss in those of its variance."""
 
     auto_class = "AutoModelForSequenceClassification"
-    encode = staticmethod(encode)
-    collate = staticmethod(collate)
+    problem_type = "regression"
+    pipeline = "text-classification"
+    metric_names = ("mse", "pearson", "spearman")
 
     def __init__(self, task: config.Task, labels: list[str], *, key: str = "target.task") -> None:
-        self.task = task
-        self.labels = labels
+        super().__init__(task, labels, key=key)
         self.mean, self.variance = 0.0, 1.0
-        if task.monitor not in METRICS:
-            meant = nearest(task.monitor, METRICS)
-            raise UserError(
-                Problem(f"{key}.monitor", task.monitor, ", ".join(METRICS), f"did you mean {meant}?" if meant else "")
-            )
-        if task.class_weights is not None:
-            raise UserError(
-                Problem(f"{key}.class_weights", task.class_weights, "null: a regression has no classes", "leave it out")
-            )
 
     def model_settings(self) -> dict[str, Any]:
         return {"num_labels": 1, "id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": "regression"}
@@ -44,8 +34,15 @@ class Task:
     def encode_labels(self, labels: Sequence[Any]) -> list[float]:
         return [float(label) for label in labels]
 
-    def fit(self, labels: Tensor) -> None:
+    def encode(self, columns: dict[str, list[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
+        return {**text.encode(columns, tokenizer, max_length), "label": self.encode_labels(columns["label"])}
+
+    def collate(self, rows: list[dict[str, Any]], tokenizer: Any) -> Batch:
+        return {**text.collate(rows, tokenizer), "labels": self.label_tensor([row["label"] for row in rows])}
+
+    def fit(self, rows: Dataset) -> None:
         """Mean and variance of the training labels: where a new head begins, and the unit of the loss."""
+        labels = self.label_tensor(rows["label"][:])
         self.mean = float(labels.mean())
         self.variance = float(labels.var(unbiased=False)) or 1.0
 
@@ -59,9 +56,26 @@ class Task:
         """[batch] numbers."""
         return torch.tensor(labels, dtype=torch.float32)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """The squared error over the training labels' variance, so that rates and clipping do not depend on units."""
-        return F.mse_loss(logits.float().squeeze(-1), labels) / self.variance
+        return F.mse_loss(outputs.logits.float().squeeze(-1), batch["labels"]) / self.variance
+
+    def answers(self, model: Any, outputs: Any, batch: Batch) -> Tensor:
+        """Predicted numbers [rows]."""
+        numbers: Tensor = outputs.logits.float().squeeze(-1).cpu()
+        return numbers
+
+    def predict(self, answers: Any, encoded: Dataset, rows: Dataset) -> Predicted:
+        return Predicted(answers.tolist())
+
+    def score(self, predicted: Predicted, rows: Dataset, *, per_class: bool) -> dict[str, float]:
+        metrics = self.metrics(per_class=per_class)
+        self.update(metrics, torch.tensor(predicted.values).unsqueeze(-1), self.label_tensor(rows["label"][:]))
+        return self.named(metrics.compute())
+
+    def floors(self, train: Dataset, test: Dataset) -> dict[str, list[Any]]:
+        found = floors.regression_floors(text.inputs(train), train["label"][:], text.inputs(test))
+        return {name: list(floor.predictions) for name, floor in found.items()}
 
     def metrics(self, *, per_class: bool) -> MetricCollection:
         return MetricCollection(
@@ -73,7 +87,3 @@ class Task:
 
     def update(self, metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
         metrics.update(logits.float().squeeze(-1), labels)
-
-    def decode(self, logits: Tensor) -> tuple[list[float], list[float | None]]:
-        predicted = logits.float().squeeze(-1).tolist()
-        return predicted, [None] * len(predicted)

@@ -2,56 +2,57 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics import classification as tm
 
-from transfer import config
-from transfer.errors import Problem, UserError, nearest
-from transfer.tasks.text import collate, encode
+from transfer import config, floors
+from transfer.errors import Problem
+from transfer.tasks import class_weights, text
+from transfer.tasks.base import BaseTask, Batch, Predicted
 
-METRICS = ("accuracy", "precision", "recall", "f1", "mcc", "loss")
+METRICS = ("accuracy", "precision", "recall", "f1", "mcc")
 
 
-class Task:
+class Matthews(tm.MulticlassMatthewsCorrCoef):
+    """Matthews correlation, 0 where all labels or all answers are of one class.
+
+    Of two classes, torchmetrics would then give a number that depends on how many examples there are: 0.18 for five.
+    """
+
+    def compute(self) -> Tensor:
+        classes = [int((self.confmat.sum(dim) > 0).sum()) for dim in (0, 1)]
+        return torch.zeros((), device=self.confmat.device) if min(classes) < 2 else super().compute()
+
+
+class Task(BaseTask):
     """Cross-entropy over one class a row; with `multi_label`, binary cross-entropy over every class."""
 
     auto_class = "AutoModelForSequenceClassification"
-    encode = staticmethod(encode)
-    collate = staticmethod(collate)
+    metric_names: tuple[str, ...] = METRICS
+    pipeline = "text-classification"
 
     def __init__(self, task: config.Task, labels: list[str], *, key: str = "target.task") -> None:
-        self.task = task
-        self.labels = labels
         self.multi_label = task.multi_label
         self.index = {label: i for i, label in enumerate(labels)}
-        metrics = tuple(name for name in METRICS if not (name == "mcc" and task.multi_label))
-        if task.monitor not in metrics:
-            meant = nearest(task.monitor, metrics)
-            raise UserError(
-                Problem(f"{key}.monitor", task.monitor, ", ".join(metrics), f"did you mean {meant}?" if meant else "")
-            )
-        self.class_weights = self._listed_weights(key)
+        if task.multi_label:
+            self.problem_type, self.metric_names = "multi_label", METRICS[:-1]
+        super().__init__(task, labels, key=key)
+        self.class_weights = class_weights.listed(task.class_weights)
 
-    def _listed_weights(self, key: str) -> Tensor | None:
-        given = self.task.class_weights
-        if given in (None, "balanced"):
-            return None
-        if (
-            isinstance(given, Sequence)
-            and len(given) == len(self.labels)
-            and all(isinstance(weight, int | float) and 0 <= weight < math.inf for weight in given)
-            and any(given)
-        ):
-            return torch.tensor([float(weight) for weight in given])
-        allowed = f"null, balanced, or {len(self.labels)} numbers of at least 0 in the order {self.labels}"
-        raise UserError(Problem(f"{key}.class_weights", given, allowed, ""))
+    @classmethod
+    def kind_of_labels(cls, task: config.Task) -> str:
+        return "multi_label" if task.multi_label else "single_label"
+
+    def problems(self, key: str) -> list[Problem]:
+        return class_weights.problems(self.task.class_weights, self.labels, key)
 
     def model_settings(self) -> dict[str, Any]:
         """What the model's config has to know."""
@@ -68,30 +69,69 @@ class Task:
             return [self.index[label] for label in labels]
         return [[float(name in row) for name in self.labels] for row in labels]
 
-    def fit(self, labels: Tensor) -> None:
+    def encode(self, columns: dict[str, list[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
+        return {**text.encode(columns, tokenizer, max_length), "label": self.encode_labels(columns["label"])}
+
+    def collate(self, rows: list[dict[str, Any]], tokenizer: Any) -> Batch:
+        return {**text.collate(rows, tokenizer), "labels": self.label_tensor([row["label"] for row in rows])}
+
+    def fit(self, rows: Dataset) -> None:
         """Weights inverse to the class frequencies of the training labels, with mean 1 over the examples."""
-        if self.task.class_weights != "balanced":
-            return
+        if self.task.class_weights == class_weights.BALANCED:
+            self.balance(self.label_tensor(self.encode_labels(rows["label"][:])))
+
+    def balance(self, labels: Tensor) -> None:
+        """Class weights from encoded labels, [rows] or [rows, classes]."""
         counts = labels.sum(0) if self.multi_label else torch.bincount(labels, minlength=len(self.labels))
         if self.multi_label:
             # Positives of a rare class count as much as its negatives together.
             self.class_weights = (len(labels) - counts).clamp(min=1) / counts.clamp(min=1)
         else:
-            self.class_weights = len(labels) / (len(self.labels) * counts.clamp(min=1).float())
-
-    def start_head(self, layer: torch.nn.Linear) -> None:
-        """A new head begins as the model's own initialisation has it."""
+            self.class_weights = class_weights.balanced(counts)
 
     def label_tensor(self, labels: Sequence[Any]) -> Tensor:
         """[batch] class numbers, or [batch, classes] zeros and ones."""
         return torch.tensor(labels, dtype=torch.float32 if self.multi_label else torch.long)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Mean loss of logits [batch, classes]."""
+        logits, labels = outputs.logits, batch["labels"]
         weights = None if self.class_weights is None else self.class_weights.to(logits.device)
         if self.multi_label:
             return F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=weights)
         return F.cross_entropy(logits.float(), labels, weight=weights)
+
+    def example_weights(self, encoded: Dataset) -> np.ndarray:
+        if self.class_weights is None or self.multi_label:
+            return np.ones(len(encoded))
+        return self.class_weights.double().numpy()[np.asarray(encoded["label"][:], dtype=np.int64)]
+
+    def answers(self, model: Any, outputs: Any, batch: Batch) -> Tensor:
+        """Logits [rows, classes]."""
+        logits: Tensor = outputs.logits
+        return logits.float().cpu()
+
+    def predict(self, answers: Any, encoded: Dataset, rows: Dataset) -> Predicted:
+        names, scores = self.decode(answers)
+        return Predicted(names, list(scores))
+
+    def score(self, predicted: Predicted, rows: Dataset, *, per_class: bool) -> dict[str, float]:
+        metrics = self.metrics(per_class=per_class)
+        labels = self.label_tensor(self.encode_labels(rows["label"][:]))
+        self.update(metrics, self._as_logits(predicted.values), labels)
+        return self.named(metrics.compute())
+
+    def _as_logits(self, names: list[Any]) -> Tensor:
+        """Logits [rows, classes] that decode to these class names."""
+        encoded = self.label_tensor(self.encode_labels(names))
+        one_hot = encoded if self.multi_label else F.one_hot(encoded, len(self.labels)).float()
+        return (one_hot * 2 - 1) * 10
+
+    def floors(self, train: Dataset, test: Dataset) -> dict[str, list[Any]]:
+        found = floors.classification_floors(
+            text.inputs(train), train["label"][:], text.inputs(test), self.labels, multi_label=self.multi_label
+        )
+        return {name: list(floor.predictions) for name, floor in found.items()}
 
     def metrics(self, *, per_class: bool) -> MetricCollection:
         """Macro averages; `per_class` adds precision, recall and F1 of every class by its name."""
@@ -110,7 +150,7 @@ class Task:
                 "precision": tm.MulticlassPrecision(n, average="macro"),
                 "recall": tm.MulticlassRecall(n, average="macro"),
                 "f1": tm.MulticlassF1Score(n, average="macro"),
-                "mcc": tm.MulticlassMatthewsCorrCoef(n),
+                "mcc": Matthews(n),
             }
         if per_class:
             kinds = (

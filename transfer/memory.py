@@ -1,0 +1,50 @@
+"""Steps in smaller parts when memory runs out: the same global batch and, but for rounding, the same gradient."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.memory import is_oom_error
+
+# What torch and oneDNN say where the process may take no more memory.
+ON_CPU = ("[enforce fail at alloc_cpu.cpp", "could not create a primitive", "std::bad_alloc")
+
+
+class OutOfMemoryInRankError(RuntimeError):
+    """One of several processes ran out of memory; all have to begin again with steps in `splits` parts."""
+
+    def __init__(self, splits: int) -> None:
+        super().__init__(f"out of memory with every batch in {splits // 2} parts")
+        self.splits = splits
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the device or in the process."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or is_oom_error(error):
+        return True
+    return isinstance(error, RuntimeError) and str(error).startswith(ON_CPU)
+
+
+def parts(batch: dict[str, Any], number: int) -> Iterator[dict[str, Any]]:
+    """The rows of a batch in at most so many parts of nearly equal size; every tensor has the rows first."""
+    length = len(batch["index"])
+    size = -(-length // number)
+    for begin in range(0, length, size):
+        yield rows(batch, slice(begin, begin + size))
+
+
+def rows(values: Any, chosen: slice) -> Any:
+    """Of every tensor in a batch these rows."""
+    if isinstance(values, dict):
+        return {name: rows(value, chosen) for name, value in values.items()}
+    return values[chosen]
+
+
+def release() -> None:
+    """Give back what a failed step still holds."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
