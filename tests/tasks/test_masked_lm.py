@@ -141,7 +141,8 @@ def test_a_tokenizer_without_a_mask_and_a_model_without_a_head_are_refused(token
         encoded(make(), tokenizer)
     data = reviews(tmp_path / "reviews.csv")
     gpt2 = ["model.name=null", "model.config={model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2}"]
-    outcome = cli("run", *gpt2, "task@target.task=masked_lm", f"target.data.path={data}", "stage=scratch", "logger=none")
+    run_it = ["task@target.task=masked_lm", f"target.data.path={data}", "stage=scratch", "logger=none"]
+    outcome = cli("run", *gpt2, *run_it)
     assert outcome.code == 2
     assert "AutoModelForMaskedLM" in outcome.err
 
@@ -152,7 +153,28 @@ def published(tmp_path_factory):
     import transformers
 
     folder = tmp_path_factory.mktemp("published") / "model"
-    words = " ".join(["good", "fine", "great", "lovely", "superb", "bad", "poor", "awful", "dull", "weak", "film", "plot", "actor", "scene", "it", "was", "the", "a"])
+    words = " ".join(
+        [
+            "good",
+            "fine",
+            "great",
+            "lovely",
+            "superb",
+            "bad",
+            "poor",
+            "awful",
+            "dull",
+            "weak",
+            "film",
+            "plot",
+            "actor",
+            "scene",
+            "it",
+            "was",
+            "the",
+            "a",
+        ]
+    )
     special = {"mask_token": "[MASK]"}
     made = build_tokenizer([words], max_size=50, min_count=1, lowercase=True, max_length=32, special_tokens=special)
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

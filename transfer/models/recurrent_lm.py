@@ -34,7 +34,8 @@ class RecurrentForCausalLM(RecurrentPreTrainedModel, GenerationMixin):
         problems = []
         if config.cell == "mean":
             allowed = "lstm or gru: a language model reads words in their order"
-            problems.append(Problem("model.config.cell", "mean", allowed, "model=lstm model.config.bidirectional=false"))
+            action = "model=lstm model.config.bidirectional=false"
+            problems.append(Problem("model.config.cell", "mean", allowed, action))
         elif config.bidirectional:
             allowed = "false: a language model reads from left to right"
             action = "model.config.bidirectional=false, for source and target alike"
@@ -52,9 +53,10 @@ class RecurrentForCausalLM(RecurrentPreTrainedModel, GenerationMixin):
         return self.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        assert isinstance(new_embeddings, nn.Linear)
         self.decoder = new_embeddings
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """The whole text at every step: nothing of the steps before is kept."""

@@ -102,8 +102,8 @@ def texts(columns: dict[str, list[Any]]) -> list[str]:
     """All that is written in each row, its label aside: words joined by spaces, several texts by a line break."""
     if "tokens" in columns:
         return [" ".join(words) for words in columns["tokens"]]
-    parts = [columns[name] for name in ("text", "text_pair") if name in columns]
-    parts += zip(*columns["choices"], strict=True) if "choices" in columns else []
+    parts: list[Any] = [columns[name] for name in ("text", "text_pair") if name in columns]
+    parts += list(zip(*columns["choices"], strict=True)) if "choices" in columns else []
     return ["\n".join(row) for row in zip(*parts, strict=True)]
 
 
