@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 from sklearn.metrics import f1_score
 
-from transfer.study import detail_sections, details, terms
+from transfer.study import answers, detail_sections, details, terms
 from transfer.study.compare import compare
 from transfer.study.report import write_all
 
@@ -205,6 +205,23 @@ def test_a_study_of_such_runs_has_intervals_over_rows(study, metric, mode, tmp_p
     assert ("Ann Lee (PER)" in shown) == ("answers Ann Lee (PER), scratch Ann (PER)" in shown) == (metric == "f1")
     if metric == "f1":
         assert "Ann Lee (PER)" in write_all(comparison, tmp_path / "report")[1].read_text()
+
+
+@pytest.mark.parametrize(
+    ("tags", "text", "expected"),
+    [
+        ("B-PER I-PER O B-PER", "Ann Lee met Bob", "Ann Lee (PER), Bob (PER)"),
+        ("B-PER I-LOC", "Ann Rome", "Ann (PER), Rome (LOC)"),
+        ("O O", "it was", "no entity"),
+        ("O B-LOC I-LOC", "in New", "New ... (LOC)"),
+        ("DET NOUN", "the end", "the/DET end/NOUN"),
+        ("b a", "more words than these", "a, b"),
+    ],
+)
+def test_how_tags_are_shown(tags, text, expected):
+    nothing = np.zeros(1)
+    example = answers._Answers(nothing, nothing, nothing, np.array([text]), np.zeros((1, 2)))
+    assert answers._words(tuple(tags.split()), example, 0) == expected
 
 
 def test_twins_with_other_tags_are_no_twins(study):

@@ -163,9 +163,9 @@ def changed(contrast: Contrast, metric: str, higher_is_better: bool = True) -> C
             Example(
                 str(first.ids[i]),
                 first.text(i),
-                _words(first.labels[i], first.text(i)),
-                tuple(_words(seed.answers[i], first.text(i)) for seed in treated),
-                tuple(_words(seed.answers[i], first.text(i)) for seed in control),
+                _words(first.labels[i], first, i),
+                tuple(_words(seed.answers[i], first, i) for seed in treated),
+                tuple(_words(seed.answers[i], first, i) for seed in control),
             )
             for i in order
         ]
@@ -235,20 +235,21 @@ def _quality(first: _Answers, seed: _Answers, metric: str, higher_is_better: boo
     return (labels == answers).astype(float), True
 
 
-def _words(value: object, text: str) -> str:
+def _words(value: object, example: _Answers, place: int) -> str:
     if isinstance(value, tuple):
-        return _entities(value, text) or ", ".join(sorted(value)) or "none"
+        words = example.text(place).split(" ")  # fewer than tags where the text was kept cut
+        if example.terms is not None and len(value) >= len(words):
+            return _tagged(value, [*words, *["..."] * (len(value) - len(words))])
+        return ", ".join(sorted(value)) or "none"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _entities(tags: tuple[str, ...], text: str) -> str:
-    """``New York (LOC), Ann (PER)`` of IOB2 tags of the words of a text; nothing of other lists."""
-    words = text.split(" ")  # fewer than tags where the text was kept cut
-    if len(tags) < len(words) or any(tag != "O" and tag[:2] not in ("B-", "I-") for tag in tags):
-        return ""
+def _tagged(tags: tuple[str, ...], words: list[str]) -> str:
+    """``New York (LOC), Ann (PER)`` of IOB2 tags, ``the/DET end/NOUN`` of plain ones."""
+    if any(tag != "O" and tag[:2] not in ("B-", "I-") for tag in tags):
+        return " ".join(f"{word}/{tag or '?'}" for word, tag in zip(words, tags, strict=True))
     found: list[tuple[list[str], str]] = []
-    for place, tag in enumerate(tags):
-        word = words[place] if place < len(words) else f"word {place + 1}"
+    for place, (word, tag) in enumerate(zip(words, tags, strict=True)):
         if found and tag == f"I-{found[-1][1]}" and tags[place - 1] != "O":
             found[-1][0].append(word)
         elif tag != "O":
