@@ -11,7 +11,7 @@ import pytest
 
 from tests.running import CALLS, QUICK, TINY_BERT, cli, modules_after, reviews
 from transfer import __version__
-from transfer.cli import _parser
+from transfer.arguments import parser
 from transfer.completion import COMMANDS
 
 EXPERIMENT = "source_to_target"
@@ -49,7 +49,7 @@ def test_version():
 
 
 def test_completion_knows_every_command():
-    actions = [action for action in _parser()._actions if action.choices]
+    actions = [action for action in parser()._actions if action.choices]
     assert sorted(COMMANDS.split()) == sorted(actions[0].choices)
 
 
@@ -172,7 +172,7 @@ def test_doctor_says_what_to_mend(tmp_path, monkeypatch):
 def test_run_help_lists_groups_and_keys():
     outcome = cli("run", "--help")
     assert outcome.code == 0, outcome.err
-    assert "\nfreezing: all, first_k, gradual, head_only, none, regex\n" in outcome.out
+    assert "\nfreezing: all, bitfit, first_k, gradual, head_only, none, regex\n" in outcome.out
     assert "\nexperiment: imdb_to_medical, linear_drift" in outcome.out
     assert 'eval "$(transfer completion bash)"' in outcome.out
     assert "$" not in outcome.out.partition("== Config ==")[0]

@@ -9,7 +9,7 @@ from transfer.paths import PACKAGE
 # From the command line down; a module may import from its own layer and from those below. A module inside a subpackage
 # that has a layer of its own is named with it.
 LAYERS = [
-    "cli __main__",
+    "cli __main__ arguments",
     "compose explain sweep run rerun prefetch export onnx_export listing doctor completion study uploads tracking_workspace",
     "launch preflight preload",
     "stages testing",

@@ -4,7 +4,6 @@ import gzip
 import json
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,15 +188,7 @@ def test_fingerprint_tells_the_splits_apart(tmp_path: Path) -> None:
     assert len({fingerprint(data, key=KEY) for data in (straight, crossed, validation)}) == 3
 
 
-def test_fingerprint_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
-    path = tmp_path / "train.csv"
-    path.write_bytes(bytes(30_000_000))
-    elapsed = []
-    for _ in range(3):
-        start = time.perf_counter()
-        fingerprint(config.Data(path=str(path)), key=KEY)
-        elapsed.append(time.perf_counter() - start)
-    assert min(elapsed) < 0.1
+def test_fingerprint_imports_nothing_heavy() -> None:
     script = (
         "import json, sys; from transfer import config; from transfer.data.files import fingerprint;"
         "fingerprint(config.Data(path='embedded:movies'), key='x'); print(json.dumps(sorted(sys.modules)))"
