@@ -95,9 +95,7 @@ def main() -> None:
         for seed_sd, example_sd in ((0.02, 0.2), (0.05, 0.2), (0.08, 0.0)):
             held, _ = measured(options.repetitions, seeds, 0.1, seed_sd, example_sd)
             _, decided = measured(options.repetitions, seeds, 0.0, seed_sd, example_sd)
-            print(
-                f"{seeds:5}  {seed_sd:11}  {example_sd:14}  {held:26.1%}  {decided:24.1%}", flush=True
-            )
+            print(f"{seeds:5}  {seed_sd:11}  {example_sd:14}  {held:26.1%}  {decided:24.1%}", flush=True)
 
 
 if __name__ == "__main__":

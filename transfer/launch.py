@@ -150,7 +150,8 @@ def rank(
 
     from transfer import config, memory, plan, stages
 
-    rank_zero_only.rank = int(os.environ["RANK"])  # read when Lightning was imported, which a forked rank has not done
+    # Lightning asks for it when it is imported, and a forked rank finds it imported.
+    rank_zero_only.rank = int(os.environ["RANK"])  # type: ignore[attr-defined]
 
     logger = logging.getLogger("transfer")
     logger.addHandler(logging.StreamHandler())

@@ -118,7 +118,7 @@ def _lines(panel: _Panel) -> None:
         means = [row.score.mean * panel.scale for row in members]
         axis.errorbar(xs, means, yerr=bars, color=colour, capsize=3, linewidth=1.2, fmt="none")
         dots = [(x, value * panel.scale) for x, row in zip(xs, members, strict=True) for value in row.values]
-        axis.scatter(*zip(*dots, strict=True), color=colour, s=14, alpha=0.45, linewidths=0)
+        axis.scatter([x for x, _ in dots], [y for _, y in dots], color=colour, s=14, alpha=0.45, linewidths=0)
     for words, counts, values, dash in _floor_lines(panel):
         axis.plot(counts, values, color=FLOOR, linestyle=dash, label=words)
     ticks = _apart(sorted({row.num_labels for row in panel.rows}), 6 if panel.narrow else 12)
