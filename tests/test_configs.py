@@ -11,6 +11,7 @@ from transfer.compose import compose
 from transfer.config import Arm, Stage
 from transfer.errors import UserError
 from transfer.listing import question
+from transfer.plan import has_data
 from transfer.validation import validate
 
 CONF = paths.shipped("conf")
@@ -35,7 +36,7 @@ def test_every_experiment(file):
     config = compose([f"experiment={file.stem}"])
     validate(config)
     assert config.experiment_name == file.stem
-    for arm in (Arm.transfer, Arm.scratch):
+    for arm in (Arm.transfer if has_data(config.source.data) else Arm.direct, Arm.scratch):
         validate(replace(config, arm=arm))
     lines = file.read_text().splitlines()
     assert len(lines) <= 25

@@ -259,7 +259,7 @@ def test_two_steps_lower_the_loss_in_every_family(tiny_model, tokenizer, family)
     model.eval()
     for _ in range(4):
         loss = task.loss(model(**batch["inputs"]), batch)
-        losses.append(float(loss))
+        losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -319,10 +319,9 @@ def test_a_classifier_of_texts_starts_a_reader(study):
         assert found[f"f1:num{suffix}"].sum() / found[f"f1:den{suffix}"].sum() == pytest.approx(metrics[f"{prefix}/f1"])
 
 
-@pytest.mark.parametrize("metric", ["f1", "exact_match"])
-def test_the_arms_are_compared_over_questions(study, metric, tmp_path):
+def test_the_arms_are_compared_over_questions(study, tmp_path):
     output = study[0] / "out"
-    done = cli("compare", "questions", "--output-dir", output, "--to", tmp_path, "--metric", metric)
+    done = cli("compare", "questions", "--output-dir", output, "--to", tmp_path, "--metric", "exact_match")
     assert done.code == 0, done.err
     page = (tmp_path / "report.md").read_text()
     assert "cannot be computed" not in page
