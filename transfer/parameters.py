@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +21,7 @@ LAYER = re.compile(r"(?:.*?\.)?(?:layers?|h|blocks?|stages|transformer_layers)\.
 # A sequence as torchvision has it, in which activations and pooling have numbers too: those with weights are counted.
 SEQUENCE = re.compile(r"(?:.*?\.)?features\.(\d+)\..*")
 # The outermost word counts: a BERT that decodes is `decoder.bert.encoder`.
-STACK = re.compile(r"(?:.*?\.)?(encoder|decoder)\..*")
+STACK = re.compile(r"(?:.*?\.)??(encoder|decoder)\..*")
 CROSS_ATTENTION = re.compile(r"(?:.*\.)?(?:crossattention|ln_cross_attn)\..*")
 
 
@@ -40,7 +40,8 @@ def in_backbone(model: PreTrainedModel) -> Callable[[str], bool]:
     if prefix:
         return lambda name: name.startswith(prefix)
     if is_composed(model):
-        parts = ("encoder.", f"decoder.{model.decoder.base_model_prefix}.")
+        decoder: Any = model.decoder
+        parts = ("encoder.", f"decoder.{decoder.base_model_prefix}.")
         return lambda name: name.startswith(parts) and not CROSS_ATTENTION.fullmatch(name)
     output = model.get_output_embeddings()
     head = next((f"{name}." for name, module in model.named_modules() if output is not None and module is output), None)

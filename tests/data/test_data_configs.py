@@ -30,6 +30,12 @@ LOCAL = {
     "waimai": ((9589, 1199, 1199), 2),
     "pubmedqa": ((450, 50, 500), 3),
 }
+# name -> sizes
+WRITTEN = {
+    "multi30k": (29000, 1014, 1000),
+    "tatoeba_en_zh": (18133, 1000, 1000),
+    "scitldr": (1992, 619, 618),
+}
 # name -> sizes, number of tags: O, and B- and I- of each type
 TAGGED = {
     "wnut17": ((3394, 1009, 1287), 13),
@@ -103,7 +109,18 @@ def test_local_tags(name: str) -> None:
     assert set(splits.train.column_names) == {"id", "tokens", "label"}
 
 
-@pytest.mark.parametrize("name", [name for name in [*LOCAL, *TAGGED] if read(name).path is None])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_local_pairs_of_texts(name: str) -> None:
+    data = read(name)
+    root = os.environ.get("TRANSFER_DATA")
+    if not root or not (Path(root) / str(data.local)).exists():
+        pytest.skip(f"needs $TRANSFER_DATA/{data.local}")
+    splits = load(data, key="target.data", data_seed=0, problem_type="text")
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == WRITTEN[name]
+    assert set(splits.train.column_names) == {"id", "text", "label"}
+
+
+@pytest.mark.parametrize("name", [name for name in [*LOCAL, *TAGGED, *WRITTEN] if read(name).path is None])
 def test_without_the_local_copy_the_message_explains_the_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRANSFER_DATA", raising=False)
     with pytest.raises(UserError) as caught:

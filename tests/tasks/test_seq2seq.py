@@ -91,7 +91,9 @@ def test_bleu_by_hand():
     predicted = task.predicted(HYPOTHESES[:1], rows)
     # 4 of 5 words are right, 3 of 4 pairs, 2 of 3, 1 of 2; as long as the reference
     assert [predicted.terms[f"bleu:{i}"] for i in range(10)] == [[5], [5], [4], [3], [2], [1], [5], [4], [3], [2]]
-    assert task.score(predicted, rows, per_class=True)["bleu"] == pytest.approx(100 * (4 / 5 * 3 / 4 * 2 / 3 / 2) ** 0.25)
+    assert task.score(predicted, rows, per_class=True)["bleu"] == pytest.approx(
+        100 * (4 / 5 * 3 / 4 * 2 / 3 / 2) ** 0.25
+    )
     assert task.score(task.predicted(REFERENCES[:1], rows), rows, per_class=False) == {
         "bleu": pytest.approx(100),
         "chrf": pytest.approx(100),
@@ -270,7 +272,12 @@ def test_a_source_helps_a_target_to_be_translated(tmp_path):
     columns = [f"{leg}.data.columns.{kind}={name}" for leg in ("source", "target") for kind, name in COLUMNS.items()]
     common = [
         *["model=lstm_seq2seq", "model.config.hidden_size=64", "model.config.embedding_size=64", "model.lr=1e-2"],
-        *["model.config.dropout=0.0", "source.budget.batch_size=16", "source.data.validation_size=20", "source.data.test_size=10"],
+        *[
+            "model.config.dropout=0.0",
+            "source.budget.batch_size=16",
+            "source.data.validation_size=20",
+            "source.data.test_size=10",
+        ],
         *["task@source.task=translation", "task@target.task=translation", "data@source.data=csv", *columns],
         *[f"source.data.path={source}", f"target.data.path={target}", "source.budget.max_epochs=14"],
         *["source.task.options.max_target_length=20", "target.task.options.max_target_length=20"],
@@ -282,7 +289,9 @@ def test_a_source_helps_a_target_to_be_translated(tmp_path):
     assert transferred["metrics"]["floor_copy/bleu"] < 20
     folder = Path(transferred["_folder"])
     table = pd.read_parquet(folder / "predictions.parquet")
-    answers = predict.load(folder / "model").predict(Dataset.from_dict({"text": table["text"], "label": table["label"]}))
+    answers = predict.load(folder / "model").predict(
+        Dataset.from_dict({"text": table["text"], "label": table["label"]})
+    )
     assert answers[0] == table["prediction"].tolist(), "a saved model says the same"
     generation = json.loads((folder / "model" / "generation_config.json").read_text())
     assert (generation["num_beams"], generation["max_new_tokens"]) == (4, 20)
@@ -304,9 +313,7 @@ def test_two_processes_are_one(tmp_path):
         *["scratch.max_epochs=2", "optimizer=sgd", "target.task.options.max_target_length=12"],
         *[f"target.data.columns.{kind}={name}" for kind, name in COLUMNS.items()],
     ]
-    alone, together = (
-        run(*common, f"trainer={name}", f"output_dir={tmp_path / name}") for name in ("cpu", "ddp_cpu")
-    )
+    alone, together = (run(*common, f"trainer={name}", f"output_dir={tmp_path / name}") for name in ("cpu", "ddp_cpu"))
     assert together["metrics"] == pytest.approx(alone["metrics"], rel=1e-4, abs=1e-6)
     assert len(set(together["hardware"]["rank_checksums"])) == 1
 

@@ -132,7 +132,7 @@ def _existing(
         for kind, plain in (("text", ("text", "source")), ("label", ("label", "target"))):
             there = next((name for name in plain if name in tables["train"]), None)
             if getattr(columns, kind) not in (None, *tables["train"]) and there:
-                columns = replace(columns, **{kind: there})
+                columns = replace(columns, text=there) if kind == "text" else replace(columns, label=there)
     wanted: list[tuple[str, str | None]] = [("label", columns.label), ("id", columns.id), ("group", columns.group)]
     if columns.features:
         wanted += [("features", name) for name in columns.features]

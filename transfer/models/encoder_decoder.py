@@ -1,4 +1,4 @@
-"""Two models as one: an encoder that is read by a decoder (Rothe et al. 2020), with transformers' `EncoderDecoderModel`."""
+"""An encoder that is read by a decoder, both published (Rothe et al. 2020): transformers' `EncoderDecoderModel`."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ def published(encoder: str, decoder: str, revision: str | None, config: PreTrain
     from transformers.utils import logging
 
     state: dict[str, Tensor] = {}
+    auto: Any
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what is missing is told by the weight report
     try:

@@ -1,4 +1,4 @@
-"""A recurrent encoder that is read by a recurrent decoder with attention: translation and summarization without a hub."""
+"""A recurrent encoder, read by a recurrent decoder with attention."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class RecurrentForSeq2SeqLM(RecurrentPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-        after = (last if self.num_states == 2 else (last,)) if use_cache else None
+        after: Any = (last if self.num_states == 2 else (last,)) if use_cache else None
         return Seq2SeqLMOutput(loss=loss, logits=logits, past_key_values=after, encoder_last_hidden_state=memory)
 
     def _first_states(self, memory: torch.Tensor, mask: torch.Tensor) -> States:

@@ -61,7 +61,9 @@ class SequenceToSequence(BaseTask):
                 found.append(Problem(f"{key}.options.{name}", value, f"a whole number of at least {smallest}", ""))
         penalty, prefix = self.options["length_penalty"], self.options["source_prefix"]
         if not isinstance(penalty, int | float) or isinstance(penalty, bool) or not math.isfinite(penalty):
-            found.append(Problem(f"{key}.options.length_penalty", penalty, "a number; above 1 asks for longer texts", ""))
+            found.append(
+                Problem(f"{key}.options.length_penalty", penalty, "a number; above 1 asks for longer texts", "")
+            )
         if not isinstance(prefix, str):
             found.append(Problem(f"{key}.options.source_prefix", prefix, "a text", "put it in quotes"))
         return found

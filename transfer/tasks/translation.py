@@ -56,7 +56,9 @@ class Task(SequenceToSequence):
         terms: dict[str, list[float]] = {}
         for name, metric in self.metrics.items():
             statistics = metric._extract_corpus_statistics(values, [rows["label"][:]])
-            terms |= {f"{name}:{i}": [float(n) for n in of_all] for i, of_all in enumerate(zip(*statistics, strict=True))}
+            terms |= {
+                f"{name}:{i}": [float(n) for n in of_all] for i, of_all in enumerate(zip(*statistics, strict=True))
+            }
         return Predicted(values, terms=terms)
 
     def score(self, predicted: Predicted, rows: Dataset, *, per_class: bool) -> dict[str, float]:
