@@ -73,6 +73,22 @@ def bert(pair="[CLS] $A [SEP] $B:1 [SEP]:1"):
     return tokenizer
 
 
+def test_english_answers_are_scored_as_by_squad():
+    from torchmetrics.functional.text import squad
+
+    chance = random.Random(0)
+    pieces = ["the", "The", "a", "an", "U.S.", "dog", "Dog's", "1,234", "half-life", "(cat)", "$5", "then", "of the"]
+    for _ in range(300):
+        said, *right = (" ".join(chance.choices(pieces, k=chance.randint(1, 5))) for _ in range(3))
+        if not all(map(answer_scores.words, (said, *right))):
+            continue  # of nothing but articles; the metric of torchmetrics is older than questions without an answer
+        expected = squad(
+            [{"prediction_text": said, "id": "0"}], [{"answers": {"text": right, "answer_start": [0, 0]}, "id": "0"}]
+        )
+        assert answer_scores.f1(said, right) == pytest.approx(float(expected["f1"]) / 100)
+        assert answer_scores.exact_match(said, right) == float(expected["exact_match"]) / 100
+
+
 def own():
     texts = ["who met whom where Ann met a New Yorker in New York today , not Bob"]
     return build_tokenizer(texts, max_size=50, min_count=1, lowercase=True, max_length=64)
