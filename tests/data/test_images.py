@@ -2,13 +2,16 @@
 
 import gzip
 import io
+import os
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from transfer import config
@@ -16,6 +19,7 @@ from transfer.data import images
 from transfer.data.files import fingerprint
 from transfer.data.sources import load
 from transfer.errors import UserError
+from transfer.paths import shipped
 
 COLUMNS = config.Columns(image="image")
 
@@ -193,3 +197,15 @@ def test_images_are_upright():
     exif[0x0112] = 6  # turned by 90 degrees
     image.save(buffer, "JPEG", exif=exif)
     assert images.decode([buffer.getvalue()])[0].size == (2, 6)
+
+
+@pytest.mark.parametrize(("name", "first"), [("mnist", "zero"), ("fashion_mnist", "0")])
+def test_local_copies(name, first):
+    data = OmegaConf.merge(OmegaConf.structured(config.Data), OmegaConf.load(shipped("conf") / "data" / f"{name}.yaml"))
+    root = os.environ.get("TRANSFER_DATA")
+    if not root or not (Path(root) / name).is_dir():
+        pytest.skip(f"needs the folder $TRANSFER_DATA/{name}")
+    splits = load(OmegaConf.to_object(data), key="target.data", data_seed=0, problem_type="single_label")
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (7000, 1000, 2000)
+    assert (len(splits.labels), splits.labels[0]) == (10, first)
+    assert images.decode(splits.test["image"][:2])[1].size == (28, 28)

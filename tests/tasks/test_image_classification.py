@@ -144,7 +144,7 @@ def test_the_processor_of_the_weights_keeps_what_is_not_asked_otherwise():
     larger = image_processors.changed(made, Wanted(size=(16, 12)))
     assert (image_processors.size_of(larger), list(larger.image_mean)) == ((16, 12), [0.1, 0.2, 0.3])
     grey = image_processors.changed(made, Wanted(channels=1))
-    assert (image_processors.channels_of(grey), grey.image_std) == (1, [0.5])
+    assert (image_processors.channels_of(grey), list(grey.image_std)) == (1, [0.5])
     assert grey.image_mean == pytest.approx([0.2])
 
 

@@ -92,9 +92,7 @@ def encoded(values: Sequence[Any], name: str, where: str, key: str, *, folder: P
     allowed = "the bytes of an image file in every row" + (", or its path" if folder else "")
     action = "Mend these rows, or name another column."
     if isinstance(sample, str) and folder is None:
-        action = (
-            "To train on files, put them into a folder FOLDER/CLASS/*.png, or their bytes into a parquet file."
-        )
+        action = "To train on files, put them into a folder FOLDER/CLASS/*.png, or their bytes into a parquet file."
     raise UserError(Problem(f"{key}.columns.image", received, allowed, action))
 
 

@@ -97,9 +97,7 @@ class CNNModel(CNNPreTrainedModel):
     def __init__(self, config: CNNConfig) -> None:
         super().__init__(config)
         channels = [config.num_channels, *config.hidden_sizes]
-        self.blocks = nn.ModuleList(
-            CNNBlock(before, after, config.dropout) for before, after in pairwise(channels)
-        )
+        self.blocks = nn.ModuleList(CNNBlock(before, after, config.dropout) for before, after in pairwise(channels))
         self.post_init()
 
     @can_return_tuple
