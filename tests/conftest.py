@@ -190,22 +190,24 @@ def text_data(tokenizer):
 
 @pytest.fixture
 def fit(run_plan, text_data, tmp_path):
-    """(model, freezing) -> the module after a real `Trainer.fit` on the CPU."""
+    """(model, freezing) -> the module after a real `Trainer.fit` on the CPU; `new` had no initial weights."""
     from lightning.pytorch import Trainer
 
-    from transfer import freezing
+    from transfer import adaptation, freezing, regularizers
+    from transfer.config import Adaptation, Regularizer
     from transfer.config import Trainer as TrainerConfig
     from transfer.module import TransferModule
 
-    def run(model, policy, *, max_epochs=2, callbacks=(), data=None, ckpt_path=None, trainer=None, **changes):
+    def run(model, policy, *, max_epochs=2, callbacks=(), data=None, ckpt_path=None, trainer=None, new=(), **changes):
         data = data or text_data()
-        frozen = freezing.FreezingCallback(model, freezing.make(model, policy))
+        adapted = adaptation.adapt(model, changes.get("adaptation", Adaptation()), new, seed=0)
+        regularizer, l2_sp = regularizers.make(model, changes.get("regularizer", Regularizer()), new)
+        frozen = freezing.FreezingCallback(model, freezing.make(model, policy, adapted))
         frozen.prepare(distributed=False)
         ours = ("accumulate_grad_batches", "halve_on_out_of_memory")
         own = {name: value for name, value in (trainer or {}).items() if name in ours}
-        module = TransferModule(
-            model, data.task, run_plan(freezing=policy, trainer=TrainerConfig(**own), **changes), frozen
-        )
+        plan = run_plan(freezing=policy, trainer=TrainerConfig(**own), **changes)
+        module = TransferModule(model, data.task, plan, frozen, None, adapted, regularizer)
         settings = {
             "accelerator": "cpu",
             "max_epochs": max_epochs,
@@ -218,7 +220,7 @@ def fit(run_plan, text_data, tmp_path):
             "default_root_dir": tmp_path,
             **{name: value for name, value in (trainer or {}).items() if name not in ours},
         }
-        Trainer(callbacks=[frozen, *callbacks], **settings).fit(
+        Trainer(callbacks=[frozen, *([l2_sp] if l2_sp else []), *callbacks], **settings).fit(
             module, datamodule=data, ckpt_path=ckpt_path, weights_only=False if ckpt_path else None
         )
         return module

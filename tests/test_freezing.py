@@ -47,6 +47,26 @@ def test_which_depth_trains_from_when(tiny_model, family, policy, expected):
     assert by_depth(tiny_model(family), policy) == expected
 
 
+@pytest.mark.parametrize(
+    ("family", "name", "trains"),
+    [
+        ("bert", "bert.encoder.layer.0.attention.output.LayerNorm.bias", True),
+        ("bert", "bert.encoder.layer.0.attention.output.LayerNorm.weight", False),
+        ("gpt2", "transformer.h.1.attn.c_attn.bias", True),
+        ("lstm", "backbone.layers.0.bias_ih_l0_reverse", True),
+        ("lstm", "backbone.layers.0.weight_hh_l0", False),
+        ("resnet", "resnet.embedder.embedder.normalization.bias", True),
+        ("bert", "classifier.weight", True),
+    ],
+)
+def test_bitfit_trains_biases_and_head(tiny_model, family, name, trains):
+    model = tiny_model(family)
+    plan = freezing.make(model, Freezing("bitfit"))
+    assert (plan[name] == 0) == trains
+    backbone = {n for n, start in plan.items() if start == 0 and n.startswith(model.base_model_prefix)}
+    assert all(dict(model.named_parameters())[n].ndim == 1 for n in backbone)
+
+
 @pytest.mark.parametrize("policy", ["none", "all", "head_only", "gradual"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_plan_covers_every_parameter(tiny_model, family, policy):
@@ -67,6 +87,7 @@ def test_regex_freezes_what_matches_whole_names(tiny_model):
         ("mean", Freezing("first_k", k=1), "freezing.k", "another policy: this model has 0 layers"),
         ("bert", Freezing("regex", patterns=["classifier.*", "embeddings"]), "freezing.patterns", "['embeddings']"),
         ("bert", Freezing("regex", patterns=[".*"]), "freezing.patterns", "leave something to train"),
+        ("mean", Freezing("bitfit"), "freezing.policy", "has no biases"),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(tiny_model, family, policy, key, words):

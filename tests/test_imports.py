@@ -10,7 +10,8 @@ from transfer.paths import PACKAGE
 # that has a layer of its own is named with it.
 LAYERS = [
     "cli __main__ arguments",
-    "compose explain sweep run rerun prefetch export onnx_export listing doctor completion study uploads tracking_workspace",
+    "compose explain sweep run rerun prefetch export adapter_export onnx_export listing doctor completion study "
+    "uploads tracking_workspace",
     "launch preflight preload",
     "stages testing",
     "predict recording tracking tracking_study evaluation",

@@ -208,6 +208,25 @@ def test_the_least_fraction_is_of_the_backbones_elements(tiny_model, least, enou
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()), "it failed half-way"
 
 
+@pytest.mark.parametrize(("family", "k"), [("bert", 1), ("bert", 2), ("gpt2", 1), ("lstm", 1), ("resnet", 1)])
+def test_the_top_layers_and_what_stands_above_them_stay_random(tiny_model, family, k):
+    model, before = tiny_model(family), values(tiny_model(family))
+    source = {n: t + 1 for n, t in values(tiny_model(family)).items()}
+    top = {"bert": ".layer.", "gpt2": ".h.", "lstm": ".layers.", "resnet": ".stages."}[family]
+    above = {"bert": "bert.pooler.", "gpt2": "transformer.ln_f."}.get(family, "no other")
+    report = weights.transfer(source, model, Weights(reinit_top_k=k), with_head=True)
+    wanted = {n for n in before if any(f"{top}{i}." in n for i in range(2 - k, 2)) or n.startswith(above)}
+    assert set(report.reinitialised) == set(report.dropped) == wanted
+    assert_account(report, before, model, source)
+    assert 0 < report.fraction_loaded < 1
+
+
+def test_there_are_so_many_layers(tiny_model):
+    source = values(tiny_model("bert", seed=1))
+    with pytest.raises(UserError, match="0 to 2: this model has 2 layers"):
+        weights.transfer(source, tiny_model("bert"), Weights(reinit_top_k=3), with_head=True)
+
+
 def test_shapes_stand_in_the_message(tiny_model):
     source, model = tiny_model("bert", seed=1, hidden_size=8).state_dict(), tiny_model("bert")
     with pytest.raises(

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transfer import records
+from transfer import adapter_export, methods, records
 from transfer.errors import Problem, UserError
 from transfer.paths import require_writable
 from transfer.records import Record
@@ -22,17 +22,24 @@ ONNX_TOLERANCE = 1e-3
 OWN = ("recurrent", "linear")
 
 
-def export(record: Record, folder: Path, output_dir: str, *, onnx: bool) -> list[str]:
+def export(record: Record, folder: Path, output_dir: str, *, onnx: bool, adapter: bool = False) -> list[str]:
     """Write the folder; what was checked of it, a line each.
 
+    Args:
+        adapter: the adapter alone, in peft's format, in place of the model that it has become part of.
+
     Raises:
-        UserError: the folder holds something else, the weights are gone, or the model cannot become ONNX.
+        UserError: the folder holds something else, the weights are gone, there is no adapter, or the model cannot
+            become ONNX.
     """
     weights = Path(record["_folder"]) / "model"
     if not (weights / "config.json").is_file():
         raise UserError(Problem("RUN", str(weights), "a run that still has its weights", "force=true trains it again"))
     if folder.exists() and any(folder.iterdir()) and not (folder / "transfer.json").is_file():
         raise UserError(Problem("FOLDER", str(folder), "an empty folder, or an earlier export", "name another one"))
+    if adapter:
+        adapter_export.require(record, onnx=onnx)
+        return adapter_export.export(record, folder, _card(record, output_dir, adapter=True))
     require_writable(folder, key="FOLDER")
     for file in sorted(weights.iterdir()):
         shutil.copy2(file, folder / file.name)
@@ -82,7 +89,7 @@ def _check_pipeline(record: Record, folder: Path) -> list[str]:
     return [f"transformers.pipeline({kind!r}) says what the run said of {len(rows)} test texts"]
 
 
-def _card(record: Record, output_dir: str) -> str:
+def _card(record: Record, output_dir: str, *, adapter: bool = False) -> str:
     from transfer.rerun import command
 
     kind = pipeline_task(record)
@@ -90,7 +97,8 @@ def _card(record: Record, output_dir: str) -> str:
     data = about["data"].get("name") or about["data"].get("path") or "local files"
     metrics = {name: value for name, value in record["metrics"].items() if name.startswith("test/")}
     overall = {name.removeprefix("test/"): value for name, value in metrics.items() if name.count("/") == 1}
-    head: dict[str, Any] = {"library_name": "transformers", "tags": ["transfer-learning", record["arm"] or "source"]}
+    library = "peft" if adapter else "transformers"
+    head: dict[str, Any] = {"library_name": library, "tags": ["transfer-learning", record["arm"] or "source"]}
     head |= {"pipeline_tag": kind} if kind else {}
     base = record["config"]["model"]["name"]
     head |= {"base_model": base} if base and not base.startswith(("/", ".", "package:")) else {}
@@ -98,9 +106,11 @@ def _card(record: Record, output_dir: str) -> str:
     lines += [f"# {record['experiment']}: {record['arm'] or record['stage']}", ""]
     labels = f", {record['data']['num_train']} labelled examples" if "num_train" in record["data"] else ""
     lines += [f"- Task: {record['task'].replace('_', ' ')}", f"- Data: {data}{labels}, seed {record['seed']}"]
-    lines += [f"- Starts from: {_origin(record)}", f"- Freezing: {record['freezing']}", ""]
+    lines += [f"- Starts from: {_origin(record)}", f"- Freezing: {record['freezing']}"]
+    lines += [*([f"- Method: {', '.join(methods.chosen(record))}"] if methods.chosen(record) else []), ""]
     lines += ["| metric (test split) | value |", "|---|---|", *(f"| {n} | {v:.4f} |" for n, v in overall.items()), ""]
-    lines += [*_gain(record, output_dir), "## Use", "", "```python", *_use(kind, record), "```", ""]
+    lines += [*_gain(record, output_dir), "## Use", "", "```python"]
+    lines += [*(adapter_export.use(record) if adapter else _use(kind, record)), "```", ""]
     lines += ["## Reproduce", "", "```", command(record), "```", "", "## Licence", "", *_licences(record)]
     return "\n".join(lines) + "\n"
 

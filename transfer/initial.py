@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from transfer import image_inputs, models, parameters, weights
+from transfer import image_inputs, models, parallel_adapter, parameters, weights
 from transfer.config import Weights
 from transfer.errors import Problem, UserError, nearest
 from transfer.identity import PRETRAINED, RANDOM, SOURCE, local_folder
@@ -60,6 +60,7 @@ def initial(
     make = image_inputs.processor_for if task.reads_images else tokenizer_for
     tokenizer = None if numeric else make(plan, task, texts, weights_from)
     config = config_for(plan, task, tokenizer, len(train[0]["features"]) if numeric else 0)
+    parallel_adapter.adopt(config, weights_from)
     torch.manual_seed(plan.seeds.init)
     auto = getattr(transformers, task.auto_class)
     with configured(plan):

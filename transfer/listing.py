@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from transfer import records
+from transfer import methods, records
 from transfer.errors import Problem, UserError
 from transfer.paths import search_folders
 from transfer.records import Record
@@ -137,7 +137,7 @@ def print_runs(output_dir: str, experiment: str | None, wanted: dict[str, Any], 
             str(record["seed"]),
             *[str(record["data"].get("fold", ""))] * folded,
             str(record["data"].get("num_train", "")),
-            record["freezing"],
+            ", ".join([record["freezing"], *methods.chosen(record)]),
             name.removeprefix("test/"),
             "" if value is None else f"{value:.4f}",
             f"{record['time']['wall_s']:.0f} s",
@@ -203,7 +203,7 @@ def _facts(record: Record) -> dict[str, str]:
     return {
         "experiment": f"{record['experiment']}, stage {record['stage']}, arm {arm}, seed {record['seed']}{fold}",
         "model": f"{record['model']}, {parameters['trainable']:,} of {parameters['total']:,} parameters train",
-        "freezing": record["freezing"],
+        "freezing": ", ".join([record["freezing"], *methods.chosen(record)]),
         "data": f"{record['source'] or 'no source'} -> {record['target']}; {splits}; subset {data['subset_hash']}",
         "weights": f"{tensors}; {weights['fraction_loaded']:.1%} of the backbone",
         "parents": ", ".join(parent["run_id"] for parent in record["parents"]) or "none",

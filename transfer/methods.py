@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transfer.config import Config, Stage
 from transfer.errors import Problem, nearest
+
+if TYPE_CHECKING:
+    from transfer.plan import Plan
 
 ADAPTATIONS = ("none", "lora", "ia3", "adapter")
 REGULARIZERS = ("none", "l2_sp", "delta", "mixout")
@@ -24,10 +27,18 @@ LORA_STARTS = (True, "gaussian", "orthogonal")
 WITHOUT_ADAPTERS = ("all", "head_only", "bitfit")
 
 
-def chosen(config: Mapping[str, Any]) -> list[str]:
-    """The names of the methods that a config, as it is in a record, has chosen; `none` is no method."""
-    named = ((config.get(group) or {}).get("name", "none") for group in GROUPS)
+def chosen(record: Mapping[str, Any]) -> list[str]:
+    """The methods of a recorded run."""
+    if record["stage"] == "pretrain":
+        return []
+    groups = GROUPS if record["arm"] != "scratch" else ("averaging",)
+    named = ((record["config"].get(group) or {}).get("name", "none") for group in groups)
     return [name for name in named if name != "none"]
+
+
+def chosen_of(plan: Plan) -> list[str]:
+    """Those that a run uses; the scratch arm has no adaptation and no regularizer."""
+    return [name for group in GROUPS if (name := getattr(plan, group).name) != "none"]
 
 
 def problems(config: Config) -> Iterable[Problem]:

@@ -1,16 +1,18 @@
 """Bottleneck adapters beside the feed-forward layers, which merge into them.
 
-The scaled parallel adapter (He et al. 2022, Towards a Unified View of Parameter-Efficient Transfer Learning, table 1)
-adds ``s * f(x W_down) W_up`` to a feed-forward layer ``f(x W_1) W_2``. With the layer's own activation for ``f`` this is
-the same layer with more hidden units, ``W_1`` and ``W_down`` side by side, ``W_2`` above ``s * W_up``: it is trained like
-that, and after training the two become one.
+The scaled parallel adapter (He et al. 2022, "Towards a Unified View of Parameter-Efficient Transfer Learning", table 1)
+adds ``s * f(x W_down) W_up`` to a feed-forward layer ``f(x W_1) W_2``. With the layer's own activation for ``f`` this
+is the same layer with more hidden units, ``W_1`` and ``W_down`` side by side, ``W_2`` above ``s * W_up``: it is trained
+like that, and after training the two become one.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +24,10 @@ from transfer.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+# In the config of a merged model: how many of its hidden units were adapters.
+UNITS = "adapter_units"
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,9 @@ FEED_FORWARD = {
 class Side(nn.Module):
     """One side of a feed-forward layer, `base_layer`, with the adapter's."""
 
-    def __init__(self, base_layer: nn.Module, adapter: nn.Linear) -> None:
+    def __init__(self, base_layer: Any, adapter: nn.Linear) -> None:
         super().__init__()
-        self.base_layer = base_layer
+        self.base_layer: Any = base_layer
         self.adapter = adapter
 
     @property
@@ -77,7 +83,7 @@ class Into(Side):
 class Out(Side):
     """[..., width + r] -> [..., size]."""
 
-    def __init__(self, base_layer: nn.Module, adapter: nn.Linear, scale: float, dropout: float) -> None:
+    def __init__(self, base_layer: Any, adapter: nn.Linear, scale: float, dropout: float) -> None:
         super().__init__(base_layer, adapter)
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
@@ -122,7 +128,9 @@ def insert(model: PreTrainedModel, r: int, scale: float, dropout: float) -> None
     found = 0
     for config, prefix in _parts(model):
         where = FEED_FORWARD.get(config.model_type)
-        for name, layer in list(model.named_modules()) if where else []:
+        if where is None:
+            continue
+        for name, layer in list(model.named_modules()):
             if not (name.startswith(prefix) and inside(f"{name}.weight") and isinstance(layer, (nn.Linear, Conv1D))):
                 continue
             size_out, size_in = _weight(layer).shape
@@ -153,7 +161,24 @@ def merge(model: PreTrainedModel) -> None:
         where = FEED_FORWARD.get(config.model_type)
         outs = [side for name, side in sides if name.startswith(prefix) and isinstance(side, Out)]
         if where and outs:
-            setattr(config, where.width, _weight(outs[0].base_layer).shape[1] + outs[0].adapter.in_features)
+            r = outs[0].adapter.in_features
+            setattr(config, where.width, _weight(outs[0].base_layer).shape[1] + r)
+            setattr(config, UNITS, getattr(config, UNITS, 0) + r)
+
+
+def adopt(config: Any, folder: Path | None) -> None:
+    """Where the weights to start from have adapters in their layers, give the model to be built the same width."""
+    if folder is None or not (folder / "config.json").is_file():
+        return
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    pairs = [(config, found)]
+    if config.model_type == found.get("model_type") == "encoder-decoder":
+        pairs = [(getattr(config, part), found[part]) for part in ("encoder", "decoder")]
+    for own, theirs in pairs:
+        where = FEED_FORWARD.get(own.model_type)
+        if where and own.model_type == theirs.get("model_type") and theirs.get(UNITS):
+            setattr(own, where.width, theirs[where.width])
+            setattr(own, UNITS, theirs[UNITS])
 
 
 def _parts(model: PreTrainedModel) -> list[tuple[Any, str]]:

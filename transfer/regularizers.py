@@ -57,7 +57,8 @@ class L2SP(Callback):
         for name, parameter in self.model.named_parameters():
             if parameter.grad is None:  # frozen, or not yet awake
                 continue
-            factor, offset = self.settings.beta, parameter
+            factor: float = self.settings.beta
+            offset: Tensor = parameter
             if name in self.initial:
                 self.initial[name] = self.initial[name].to(parameter.device)
                 factor, offset = self.settings.alpha, parameter - self.initial[name]

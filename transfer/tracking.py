@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from transfer import records, tracking_start
 from transfer.config import to_plain
 from transfer.identity import pair_id
+from transfer.methods import chosen_of
 from transfer.plan import Plan, data_name, has_data, source_name
 from transfer.wandb_environment import link
 
@@ -195,12 +196,13 @@ def artifact_name(fingerprint: str) -> str:
 
 
 def run_title(plan: Plan) -> str:
-    """Readable: arm (or stage), target, budget, freezing, fold, seed."""
+    """Readable: arm (or stage), target, budget, freezing and what else was chosen, fold, seed."""
     parts = [plan.arm or plan.stage, data_name(plan.data)]
     if plan.data.train_size:
         parts.append(f"n{plan.data.train_size}")
     if plan.freezing.policy != "none":
         parts.append(plan.freezing.policy)
+    parts += chosen_of(plan)
     if plan.data.fold is not None:
         parts.append(f"fold{plan.data.fold}")
     return "-".join([*parts, f"seed{plan.seed}"])
@@ -213,6 +215,7 @@ def tags(plan: Plan) -> list[str]:
         f"target:{data_name(plan.config.target.data)}",
         f"freezing:{plan.freezing.policy}",
         f"arm:{plan.arm}",
+        *(f"method:{name}" for name in chosen_of(plan)),
     ]
     return [tag[:64] for tag in found if plan.arm or not tag.startswith("arm:")]
 
@@ -230,6 +233,7 @@ def wandb_config(plan: Plan) -> dict[str, Any]:
         "run/budget": f"{size} labels" if size else "all labels",
         "run/train_size": size,
         "run/freezing": plan.freezing.policy,
+        "run/adaptation": plan.adaptation.name,
         "run/source": source_name(plan.config),
         "run/target": data_name(plan.config.target.data) if has_data(plan.config.target.data) else None,
         "run/fingerprint": plan.fingerprint,

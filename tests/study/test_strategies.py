@@ -56,6 +56,50 @@ def test_other_freezings_sources_targets_and_models_are_named(study):
     ]
 
 
+LORA = {"name": "lora", "r": 8, "options": {}}
+
+
+def test_other_methods_are_named_by_their_names(study):
+    """A record from before there were any is one without; settings are named only where those of a method differ."""
+    study.add("transfer", 0, write=False)
+    study.add("transfer", 1, write=False, config={"adaptation": {"name": "none", "r": 8, "options": {}}})
+    study.add("transfer", 0, write=False, config={"adaptation": LORA, "averaging": {"name": "ema", "decay": 0.9}})
+    study.add("transfer", 0, write=False, config={"adaptation": {"name": "ia3", "r": 8, "options": {}}})
+    study.add("scratch", 0, write=False)
+    study.add("scratch", 1, write=False, config={"adaptation": LORA, "regularizer": {"name": "l2_sp", "alpha": 0.1}})
+    assert sorted(labels(study.records)) == [
+        ("scratch", [0, 1]),
+        ("transfer from movies", [0, 1]),
+        ("transfer from movies (ia3)", [0]),
+        ("transfer from movies (lora, ema)", [0]),
+    ]
+
+
+def test_the_same_method_with_other_settings_is_told_by_them(study):
+    study.add("transfer", 0, write=False)
+    for r in (4, 8):
+        study.add("transfer", 0, write=False, config={"adaptation": {**LORA, "r": r}})
+    assert sorted(label for label, _ in labels(study.records)) == [
+        "transfer from movies",
+        "transfer from movies (lora, r=4)",
+        "transfer from movies (lora, r=8)",
+    ]
+    assert sorted(label for label, _ in labels(study.records[1:])) == [
+        "transfer from movies (adaptation.r=4)",
+        "transfer from movies (adaptation.r=8)",
+    ]
+
+
+def test_layers_that_start_at_random_are_named_and_older_records_have_none(study):
+    study.add("transfer", 0, write=False, config={"weights": {"include": [".*"]}})
+    study.add("transfer", 1, write=False, config={"weights": {"include": [".*"], "reinit_top_k": 0}})
+    study.add("transfer", 0, write=False, config={"weights": {"include": [".*"], "reinit_top_k": 2}})
+    assert labels(study.records) == [
+        ("transfer from movies (weights.reinit_top_k=0)", [0, 1]),
+        ("transfer from movies (weights.reinit_top_k=2)", [0]),
+    ]
+
+
 def test_data_that_changed_between_runs_is_named(study):
     study.add("scratch", write=False)
     study.add("scratch", write=False, data={"fingerprint": "data-2"})

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from transfer.study.settings import FOLD, unread
+from transfer.study.settings import FOLD, METHODS, unread
 from transfer.study.strategies import Run, Strategy
 
 if TYPE_CHECKING:
@@ -84,9 +84,14 @@ class Commands:
         words += [
             f"{key}={_value(value)}"
             for key, value in strategy.differences.items()
-            if key != "data" and not (arm != strategy.arm and unread(arm, key))
+            if key != "data" and not (arm != strategy.arm and unread(arm, key)) and not without_method(key, value)
         ]
         return words + run.seed_words(seed)
+
+
+def without_method(key: str, value: Any) -> bool:
+    """Whether this is the absent setting of an adaptation, a regularizer or an averaging that others have."""
+    return value is None and key.partition(".")[0] in METHODS
 
 
 def _value(value: Any) -> str:

@@ -34,6 +34,8 @@ _NEVER = (
     "source.data.local",
     "freezing.policy",
 )
+# Groups that came later; where they choose nothing, a record is as it was before there were any.
+METHODS = ("adaptation", "regularizer", "averaging")
 # Parts of the config that a run of this arm does not read.
 _UNREAD = {
     "transfer": ("scratch",),
@@ -42,6 +44,8 @@ _UNREAD = {
         "source",
         "init",
         "freezing",
+        "adaptation",
+        "regularizer",
         "weights",
         "scheduler",
         "optimizer.lr",
@@ -86,8 +90,32 @@ _NEVER_TREE = _tree(_NEVER)
 
 
 def own_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without seeds, filing, logging and placement."""
-    return _pruned(config, _NEVER_TREE)
+    """The config without seeds, filing, logging and placement, and without the methods that it does not use."""
+    kept = _pruned(config, _NEVER_TREE)
+    for group in METHODS:
+        if (kept.get(group) or {}).get("name", "none") == "none":
+            kept.pop(group, None)
+    if "weights" in kept:
+        kept["weights"] = {"reinit_top_k": 0, **kept["weights"]}
+    return kept
+
+
+def difference_words(differences: Mapping[str, Any], siblings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What differs, in words: of adaptation=lora its name, and its settings only where another lora has others."""
+    named = [d for d in siblings if d is not differences]
+    found = []
+    for key, value in differences.items():
+        group, _, setting = key.partition(".")
+        name = differences.get(f"{group}.name") if group in METHODS else None
+        if group not in METHODS:
+            found.append(f"{key}={value}")
+        elif setting == "name":
+            found += [str(value)] if value else []
+        elif name and any(d.get(f"{group}.name") == name and d.get(key) != value for d in named):
+            found.append(f"{setting}={value}")
+        elif f"{group}.name" not in differences:
+            found.append(f"{key}={value}")
+    return found
 
 
 def _pruned(config: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:

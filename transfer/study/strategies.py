@@ -15,7 +15,7 @@ from typing import Any
 
 from transfer.study import predictions
 from transfer.study.predictions import Predictions
-from transfer.study.settings import FOLD, FOLDS, SEEDS, flatten, own_config, unread
+from transfer.study.settings import FOLD, FOLDS, SEEDS, difference_words, flatten, own_config, unread
 
 Record = dict[str, Any]
 ARMS = ("transfer", "direct", "scratch")
@@ -260,7 +260,7 @@ def _label(strategies: list[Strategy]) -> None:
     for s in strategies:
         words = {"transfer": f"transfer from {s.source}", "direct": "direct", "scratch": "scratch"}[s.arm]
         details = [s.freezing] if s.freezing is not None and len(freezings) > 1 else []
-        details += [f"{key}={value}" for key, value in s.differences.items()]
+        details += difference_words(s.differences, [other.differences for other in strategies if other.arm == s.arm])
         details += [s.budget.model] if len(models) > 1 else []
         details += [f"on {s.budget.target}"] if len(targets) > 1 else []
         s.label = f"{words} ({', '.join(str(detail) for detail in details)})" if details else words
