@@ -40,7 +40,8 @@ def main() -> None:
                     *same,
                     *["target.data.columns.text=source", "target.data.columns.label=target"],
                     *["task@target.task=translation", "target.task.options.num_beams=1", "stage=scratch"],
-                    *["scratch.max_epochs=80", "scratch.patience=20", "logger=none", "trainer=cpu"],
+                    *["target.task.options.max_target_length=60", "scratch.max_epochs=60", "scratch.patience=10"],
+                    *["model.scratch_lr=3e-3", "logger=none", "floors=false", "trainer=cpu"],
                     f"output_dir={temporary}/outputs",
                     *(sys.argv[1:] or DEFAULT),
                 ]

@@ -153,7 +153,7 @@ def run_plan():
             optimizer=Optimizer(lr=1e-2),
             scheduler=Scheduler("constant"),
             trainer=Trainer(),
-            vocabulary_data=Data(),
+            vocabulary_data=[Data()],
         )
         return replace(plan, **changes)
 

@@ -181,7 +181,10 @@ class Scratch:
 
 @dataclass
 class Vocabulary:
-    """The vocabulary of the models that have no tokenizer of their own: `words`, or `subwords` to write any text."""
+    """The vocabulary of the models that have no tokenizer of their own: `words`, or `subwords` to write any text.
+
+    It is built from the training texts of the `source`, of the `target` or of `both`.
+    """
 
     texts: str = "source"
     kind: str = "words"

@@ -29,13 +29,16 @@ def identity(plan: Plan) -> dict[str, Any]:
     """
     trainer = plan.trainer
     data_key = f"{plan.leg}.data"
-    vocabulary_key = "source.data" if plan.vocabulary_data == plan.config.source.data else "target.data"
+    first, *others = plan.vocabulary_data
+    vocabulary_key = "source.data" if first == plan.config.source.data else "target.data"
     builds_vocabulary = not (plan.model.name or plan.model.tokenizer)
     weights = asdict(plan.weights)
     reinit_top_k = weights.pop("reinit_top_k")
     later = {name: asdict(getattr(plan, name)) for name in GROUPS if getattr(plan, name).name != "none"}
     if reinit_top_k and plan.init != RANDOM:
         later["reinit_top_k"] = reinit_top_k
+    if builds_vocabulary and others:
+        later["more_vocabulary"] = [files.split_fingerprint(data, key="target.data") for data in others]
     return later | {
         "schema": records.SCHEMA,
         "stage": plan.stage,
@@ -48,7 +51,7 @@ def identity(plan: Plan) -> dict[str, Any]:
         "budget": asdict(plan.budget),
         "equal_epochs": plan.equal_epochs,
         "model": model_identity(plan.model),
-        "vocabulary": files.split_fingerprint(plan.vocabulary_data, key=vocabulary_key) if builds_vocabulary else None,
+        "vocabulary": files.split_fingerprint(first, key=vocabulary_key) if builds_vocabulary else None,
         "weights": weights if plan.parents or plan.weights_from else None,
         "freezing": asdict(plan.freezing),
         "optimizer": asdict(plan.optimizer),

@@ -115,9 +115,7 @@ def _published(plan: Plan, task: Any) -> tuple[dict[str, torch.Tensor], bool]:
     return {key: tensor for key, tensor in model.state_dict().items() if key not in absent}, same
 
 
-def _left_out(
-    plan: Plan, task: Any, model: PreTrainedModel, state: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+def _left_out(plan: Plan, task: Any, model: PreTrainedModel, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Published weights of the backbone that the source's model has not got, since its task has no use for them.
 
     BERT's pooler, for one, is not part of a masked language model. Training on the source would have left it as it was.
@@ -311,13 +309,13 @@ def input_limit(config: PreTrainedConfig, tokenizer: Any) -> int | None:
 
 def _named_config(plan: Plan) -> PreTrainedConfig:
     """The config of the named model, or of the two that are named."""
-    names = [(plan.model.name, "model.name"), (plan.model.decoder, "model.decoder")]
-    found = [
-        _hub(lambda: AutoConfig.from_pretrained(_source_name(plan, name), revision=plan.model.revision), plan, key)
-        for name, key in names
-        if name
-    ]
-    return encoder_decoder.compose(*found) if plan.model.decoder else found[0]
+    revision, decoder = plan.model.revision, plan.model.decoder
+    config = _hub(lambda: AutoConfig.from_pretrained(_source_name(plan), revision=revision), plan)
+    if not decoder:
+        return config
+    name = _source_name(plan, decoder)
+    own = _hub(lambda: AutoConfig.from_pretrained(name, revision=revision), plan, "model.decoder")
+    return encoder_decoder.compose(config, own)
 
 
 def _source_name(plan: Plan, name: str | None = None) -> str:

@@ -17,7 +17,7 @@ from transfer.data import budgets, encoding, files, leakage, sources
 from transfer.data.module import TransferData
 from transfer.data.sources import Splits
 from transfer.data.texts import texts
-from transfer.plan import Plan, vocabulary_leg
+from transfer.plan import Plan, vocabulary_legs
 
 # Jobs of a sweep read the same few data sets one after another; what was read last stays in memory.
 KEPT = 4
@@ -139,8 +139,13 @@ def vocabulary_texts(plan: Plan) -> list[str]:
 
     Or all training images, by which those are made alike that a model gets: like a vocabulary, the same in every arm.
     """
-    key, data, task = vocabulary_leg(plan.config)
-    train = _splits(data, task, key, plan.seeds.data).train
+    found: list[Any] = []
+    for key, data, task in vocabulary_legs(plan.config):
+        found += _readable(_splits(data, task, key, plan.seeds.data).train, task)
+    return found
+
+
+def _readable(train: Dataset, task: Task) -> list[Any]:
     if "image" in train.column_names:
         images: list[Any] = train["image"][:]
         return images

@@ -60,7 +60,7 @@ class Plan:
     optimizer: Optimizer
     scheduler: Scheduler
     trainer: Trainer
-    vocabulary_data: Data
+    vocabulary_data: list[Data]
     adaptation: Adaptation = field(default_factory=Adaptation)
     regularizer: Regularizer = field(default_factory=Regularizer)
     averaging: Averaging = field(default_factory=Averaging)
@@ -107,12 +107,14 @@ def source_name(config: Config) -> str | None:
     return " then ".join(data_name(source.data) for source in chain(config.source))
 
 
-def vocabulary_leg(config: Config) -> tuple[str, Data, Task]:
-    """Of which leg a vocabulary is built, as its key, data and task. Of a chain of sources it is the first."""
-    if config.model.vocabulary.texts == "source" and has_data(config.source.data):
-        first = chain(config.source)[0]
-        return "source.data", first.data, first.task
-    return "target.data", config.target.data, config.target.task
+def vocabulary_legs(config: Config) -> list[tuple[str, Data, Task]]:
+    """Of which legs a vocabulary is built, each as its key, data and task. Of a chain of sources it is the first."""
+    wanted, target = config.model.vocabulary.texts, ("target.data", config.target.data, config.target.task)
+    if wanted == "target" or not has_data(config.source.data):
+        return [target]
+    first = chain(config.source)[0]
+    source = "source.data", first.data, first.task
+    return [source, target] if wanted == "both" and has_data(config.target.data) else [source]
 
 
 def make(config: Config) -> Plan:
@@ -176,7 +178,7 @@ def _pretrain(config: Config) -> Plan:
         optimizer=_rated(config.source.optimizer, config.model),
         scheduler=config.source.scheduler,
         trainer=config.trainer,
-        vocabulary_data=vocabulary_leg(config)[1],
+        vocabulary_data=[data for _, data, _ in vocabulary_legs(config)],
         notes=tuple(notes),
     )
     return _after(plan, replace(config, source=before)) if before else plan
@@ -209,7 +211,7 @@ def _target(config: Config, stage: Stage, init: str) -> Plan:
         optimizer=_rated(config.optimizer, config.model),
         scheduler=config.scheduler,
         trainer=config.trainer,
-        vocabulary_data=vocabulary_leg(config)[1],
+        vocabulary_data=[data for _, data, _ in vocabulary_legs(config)],
         adaptation=config.adaptation,
         regularizer=config.regularizer,
         averaging=config.averaging,

@@ -249,8 +249,8 @@ def _names(config: Config) -> Iterable[Problem]:
         name_key="scratch.scheduler",
     )
     yield from _one_of("model.vocabulary.kind", config.model.vocabulary.kind, ("words", "subwords"))
-    if config.model.vocabulary.texts not in ("source", "target"):
-        yield Problem("model.vocabulary.texts", config.model.vocabulary.texts, "source, target", "")
+    if config.model.vocabulary.texts not in ("source", "target", "both"):
+        yield Problem("model.vocabulary.texts", config.model.vocabulary.texts, "source, target, both", "")
 
 
 def _schedule(key: str, scheduler: Scheduler, name_key: str | None = None) -> Iterable[Problem]:

@@ -13,7 +13,9 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from tests.running import cli, run, write_csv
-from transfer import freezing, memory, models, predict, tasks
+from transfer import freezing, legs, memory, models, predict, tasks
+from transfer import plan as planning
+from transfer.compose import compose
 from transfer.config import Freezing, Task
 from transfer.data.encoding import encode
 from transfer.errors import UserError
@@ -327,3 +329,23 @@ def test_a_model_that_only_reads_is_refused(tmp_path):
     )
     assert outcome.code == 2
     assert "AutoModelForSeq2SeqLM" in outcome.err
+
+
+@pytest.mark.parametrize(("texts", "has_source", "has_target"), [("source", 1, 0), ("target", 0, 1), ("both", 1, 1)])
+def test_a_vocabulary_is_built_of_the_legs_that_are_asked_for(tmp_path, texts, has_source, has_target):
+    source = write_csv(tmp_path / "source.csv", [{"en": f"one {i}", "de": "eins"} for i in range(20)])
+    target = write_csv(tmp_path / "target.csv", [{"en": f"two {i}", "de": "deux"} for i in range(20)])
+    config = compose(
+        [
+            *["model=lstm_seq2seq", f"model.vocabulary.texts={texts}", "data@source.data=csv"],
+            *[f"{leg}.data.columns.{kind}={name}" for leg in ("source", "target") for kind, name in COLUMNS.items()],
+            *["task@source.task=translation", "task@target.task=translation"],
+            *[f"source.data.path={source}", f"target.data.path={target}"],
+        ]
+    )
+    plan = planning.make(config)
+    found = legs.vocabulary_texts(plan)
+    assert ("eins" in found, "deux" in found) == (has_source, has_target), "labels are texts too"
+    write_csv(target, [{"en": f"two {i}", "de": "zwei"} for i in range(20)])
+    parents = plan.parents, planning.make(config).parents
+    assert (parents[0] != parents[1]) == bool(has_target), "what the source is trained with depends on the vocabulary"
