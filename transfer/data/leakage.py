@@ -23,7 +23,8 @@ def overlap(train: datasets.Dataset, others: Mapping[str, datasets.Dataset], *, 
         repeated = sum(text in seen for text in _texts(dataset))
         if repeated:
             share = 100 * repeated / len(dataset)
-            notes.append(f"{repeated} of {len(dataset)} rows of {other} ({share:.2g} %) are also in {name}")
+            shown = f"{share:.0f}" if share >= 10 else f"{share:.2g}"
+            notes.append(f"{repeated} of {len(dataset)} rows of {other} ({shown} %) are also in {name}")
     return notes
 
 
