@@ -173,12 +173,14 @@ def test_several_classes_an_image():
     assert task.encode_labels([["a"], ["a", "b"]]) == [[1, 0], [1, 1]]
 
 
-def test_floors_learn_from_pixels():
+def test_floors_learn_from_pixels(monkeypatch):
     arrays = [np.full((6, 6), 220 if i % 2 else 30) + RANDOM.integers(0, 9, (6, 6)) for i in range(24)]
     rows = rows_of(arrays)
     found = image_task().floors(rows, rows)
     assert found["linear"] == rows["label"][:]
     assert len({*found["majority"]}) == 1
+    monkeypatch.setattr("transfer.tasks.image_classification.FLOOR_ROWS", 10)
+    assert image_task().floors(rows, rows) == {"majority": found["majority"]}
 
 
 def write(folder, classes, number=30, size=12):

@@ -137,12 +137,13 @@ class Task(sequence_classification.Task):
 
     def floors(self, train: Dataset, test: Dataset) -> dict[str, list[Any]]:
         """The majority, and logistic regression on the pixels of small grey copies where the rows are not too many."""
-        many = len(train) > FLOOR_ROWS
-        matrices = [np.zeros((len(rows), 1)) if many else _small(self._decoded(rows[:])) for rows in (train, test)]
+        learns = len(train) <= FLOOR_ROWS
+        # Of constant pixels nothing is learned, and that takes no time.
+        matrices = [_small(self._decoded(rows[:])) if learns else np.zeros((len(rows), 1)) for rows in (train, test)]
         found = floors.classification_floors(
             matrices[0], train["label"][:], matrices[1], self.labels, multi_label=self.multi_label
         )
-        if many:
+        if not learns:
             del found["linear"]
         return {name: list(floor.predictions) for name, floor in found.items()}
 
