@@ -146,12 +146,14 @@ def _compare(options: argparse.Namespace) -> int:
     from transfer.paths import require_writable
     from transfer.study import report
     from transfer.study.compare import compare
+    from transfer.study.predictions import keep
 
     found = require_records(options.output_dir, options.experiment)
     comparison = compare(found, baseline=options.baseline, metric=options.metric)
     folder = Path(options.to) if options.to else Path(options.output_dir) / options.experiment
     require_writable(folder, key="--to")
     written = report.write_all(comparison, folder)
+    keep(comparison.predictions())
     report.print_table(comparison, Console() if sys.stdout.isatty() else Console(width=110))
     print(f"\nPage     {written[0]}\nText     {written[1]}\nand {len(written) - 2} pictures and tables beside them")
     if options.wandb is not False:

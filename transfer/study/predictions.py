@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from transfer.study import terms
+from transfer.study import shelf, terms
 from transfer.study.weighted_metrics import Array
 
 FILE = "predictions.parquet"
@@ -20,11 +21,14 @@ class Predictions:
     A column becomes an array when it is first asked for. ``names``: all columns that can be.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, known: tuple[frozenset[str], dict[str, Array]] | None = None) -> None:
         self.path = path
-        self.names: frozenset[str] = frozenset()
-        self._columns: dict[str, Array] = {}
-        self._read(["id", "label", "prediction"])
+        self.from_shelf = known is not None
+        self.names: frozenset[str] = known[0] if known else frozenset()
+        self._columns: dict[str, Array] = known[1] if known else {}
+        self.stamp: shelf.Stamp | None = None
+        if known is None:
+            self._read([*shelf.SHARED, *shelf.OWN])
 
     def _read(self, wanted: list[str]) -> None:
         import pyarrow as pa
@@ -71,8 +75,24 @@ class Predictions:
 
 def load(folder: str | Path) -> Predictions | None:
     """The predictions in a run folder, or None where the run left none."""
-    path = Path(folder) / FILE
-    return Predictions(path) if path.is_file() else None
+    folder = Path(folder)
+    seen = shelf.stamp(folder)
+    try:
+        found = Predictions(folder / FILE, shelf.of(folder.parent).take(folder.name, seen))
+    except FileNotFoundError:
+        return None
+    found.stamp = seen
+    return found
+
+
+def keep(found: Iterable[Predictions]) -> None:
+    """Put what was read of many runs on the shelves of their experiments, where any of it came from its own file."""
+    experiments: dict[Path, list[Predictions]] = {}
+    for predictions in found:
+        experiments.setdefault(predictions.path.parents[1], []).append(predictions)
+    for experiment, members in experiments.items():
+        if not all(each.from_shelf for each in members):
+            shelf.put(experiment, [shelf.Read(m.path.parent, m.stamp, m.names, m._columns) for m in members if m.stamp])
 
 
 def _as_values(column: Any) -> Array:
@@ -90,7 +110,7 @@ def _as_values(column: Any) -> Array:
     codes = coded.indices
     if codes.null_count:
         codes = codes.fill_null(len(classes) - 1)
-    values = classes[codes.to_numpy()]
+    values = classes[np.from_dlpack(codes)]  # its to_numpy would import pandas, which takes half a second
     return np.asarray(values)
 
 

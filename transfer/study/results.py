@@ -11,6 +11,7 @@ from typing import Literal
 from transfer.study.intervals import LEVEL
 from transfer.study.pairing import Side
 from transfer.study.power import SeedsNeeded
+from transfer.study.predictions import Predictions
 from transfer.study.statistics import Gain, Spread, Verdict
 from transfer.study.strategies import Budget, Record, Strategy
 
@@ -184,6 +185,11 @@ class Comparison:
         if not any(folds):
             return "seeds"
         return "folds" if all(folds) and all(row.num_seeds == 1 for row in self.rows) else "runs"
+
+    def predictions(self) -> list[Predictions]:
+        """What was read of the runs' predictions."""
+        runs = [run for strategy in self.strategies for run in strategy.runs]
+        return [found for run in runs if (found := run.__dict__.get("predictions")) is not None]
 
     @property
     def gains(self) -> list[tuple[Row, Contrast]]:
