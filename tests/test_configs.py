@@ -28,6 +28,8 @@ GROUPS = {
     for folder in sorted(CONF.iterdir())
     if folder.is_dir() and folder.name != "hydra"
 }
+# Of these, not all go together: of each set of files, one group changes and the others are `none`.
+APART = ("freezing", "adaptation", "regularizer")
 BASE = ["data@source.data=movies", "data@target.data=products", "model=tiny_bert", "logger=none"]
 
 
@@ -48,6 +50,8 @@ def test_every_experiment(file):
 def test_every_group_file(number):
     """The n-th file of every group together, so that each is composed once and beside changing others."""
     chosen = {group: files[number % len(files)] for group, files in GROUPS.items()}
+    turn, which = number % len(APART), number // len(APART)
+    chosen |= {g: GROUPS[g][which % len(GROUPS[g])] if i == turn else "none" for i, g in enumerate(APART)}
     overrides = [f"{place}={name}" for group, name in chosen.items() for place in PLACES.get(group, [group])]
     # `regex` is a policy without a default of its own.
     config = compose([*overrides, "freezing.patterns=[.*embeddings.*]"])
