@@ -34,7 +34,7 @@ def identity(plan: Plan) -> dict[str, Any]:
     builds_vocabulary = not (plan.model.name or plan.model.tokenizer)
     weights = asdict(plan.weights)
     reinit_top_k = weights.pop("reinit_top_k")
-    later = {name: asdict(getattr(plan, name)) for name in GROUPS if getattr(plan, name).name != "none"}
+    later: dict[str, Any] = {name: asdict(getattr(plan, name)) for name in GROUPS if getattr(plan, name).name != "none"}
     if reinit_top_k and plan.init != RANDOM:
         later["reinit_top_k"] = reinit_top_k
     if builds_vocabulary and others:

@@ -60,7 +60,7 @@ class L2SP(Callback):
             factor: float = self.settings.beta
             offset: Tensor = parameter
             if name in self.initial:
-                self.initial[name] = self.initial[name].to(parameter.device)
+                self.initial[name] = self.initial[name].to(parameter)
                 factor, offset = self.settings.alpha, parameter - self.initial[name]
             parameter.grad.add_(offset, alpha=factor)
             total += factor / 2 * offset.square().sum()
@@ -76,11 +76,11 @@ class Delta:
         self.kind = model.config.model_type
 
     def outputs(self, model: PreTrainedModel, inputs: dict[str, Any]) -> Any:
+        self.source.to(device=model.device, dtype=model.dtype)
         return model(**inputs, output_hidden_states=True)
 
     def penalty(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
         inputs, share = batch["inputs"], batch["share"]
-        self.source.to(share.device)
         with torch.no_grad():
             before = features(self.source(**inputs, output_hidden_states=True))
         now = features(outputs)
@@ -125,7 +125,7 @@ class Mixout:
         mixed = {}
         for name, parameter in model.named_parameters():
             if name in self.initial and parameter.requires_grad:
-                source = self.initial[name] = self.initial[name].to(parameter.device)
+                source = self.initial[name] = self.initial[name].to(parameter)
                 # (M w + (1 - M) u - p u) / (1 - p), with M of mean 1 - p, is u + dropout(w - u)
                 mixed[name] = source + F.dropout(parameter - source, self.p)
         return functional_call(model, mixed, args=(), kwargs=inputs)

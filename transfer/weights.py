@@ -132,12 +132,7 @@ def transfer(
     for name, tensor in source.items():
         renamed = _rename(name, rules.rename)
         goal = next((n for n in (renamed, prefix + renamed, renamed.removeprefix(own)) if n in target), renamed)
-        if (
-            goal not in target
-            or goal in chosen
-            or not _passes(goal, rules)
-            or not (with_head or inside(goal))
-        ):
+        if goal not in target or goal in chosen or not _passes(goal, rules) or not (with_head or inside(goal)):
             report.dropped.append(name)
         elif tensor.shape != target[goal].shape:
             report.dropped.append(name)

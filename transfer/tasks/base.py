@@ -127,7 +127,7 @@ class BaseTask(ABC):
         """
 
     def encode_training(self, columns: dict[str, list[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        """As `encode`, for the training split. Its rows may also be joined, since what is predicted of each is unasked."""
+        """As `encode`, for the training split, whose rows may also be joined: nobody asks what is predicted of each."""
         return self.encode(columns, tokenizer, max_length)
 
     @abstractmethod
