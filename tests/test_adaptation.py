@@ -16,6 +16,7 @@ from transfer.errors import UserError
 
 METHODS = {
     "lora": Adaptation("lora", r=2, alpha=4),
+    "dora": Adaptation("lora", r=2, alpha=4, options={"use_dora": True, "use_rslora": True}),
     "ia3": Adaptation("ia3"),
     "adapter": Adaptation("adapter", r=2, alpha=4),
 }
@@ -34,6 +35,7 @@ COUNTS = {
     ("t5", "ia3"): 2 * 3 * 2 * 16 + 2 * 2 * 32,
     ("t5", "adapter"): 2 * 2 * (16 * 2 + 2 * 16),
     ("resnet", "lora"): None,
+    ("bert", "dora"): 2 * 2 * (16 * 2 + 2 * 16 + 16),
 }
 
 

@@ -151,6 +151,17 @@ def test_resumed_it_pulls_to_the_same_source(tiny_model, fit, tmp_path, name):
     assert all(torch.equal(tensor, resumed.state_dict()[key]) for key, tensor in trained.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["l2_sp", "delta", "mixout"])
+def test_whole_models_in_half_precision(tiny_model, fit, name):
+    model = tiny_model("bert")
+    before = model.get_parameter("bert.pooler.dense.weight").clone()
+    settings = {"regularizer": Regularizer(name), "new": HEAD, "optimizer": Optimizer(lr=0.1)}
+    fit(model, Freezing(), max_epochs=1, trainer={"precision": "bf16-true"}, **settings)
+    after = model.get_parameter("bert.pooler.dense.weight")
+    assert after.isfinite().all()
+    assert not torch.equal(after.float(), before)
+
+
 def test_what_has_nothing_to_mix_is_refused(tiny_model):
     with pytest.raises(UserError, match="mixout, with a model recurrent"):
         regularizers.make(tiny_model("lstm"), Regularizer("mixout"), [])
