@@ -305,21 +305,6 @@ def test_a_source_helps_a_target_to_be_translated(tmp_path):
 COLUMNS = {"text": "en", "label": "de"}
 
 
-def test_two_processes_are_one(tmp_path):
-    """With an encoder's pooler that no output depends on, and targets of different lengths."""
-    file = write_pairs(tmp_path / "pairs.csv", 41, seed=1)
-    common = [
-        *["model=tiny_seq2seq", "model.config.encoder.hidden_size=16", "model.config.encoder.intermediate_size=16"],
-        *[f"model.config.encoder.{kind}_dropout_prob=0.0" for kind in ("hidden", "attention_probs")],
-        *["task@target.task=summarization", f"target.data.path={file}", "stage=scratch", "scratch.min_steps=1"],
-        *["scratch.max_epochs=2", "optimizer=sgd", "target.task.options.max_target_length=12"],
-        *[f"target.data.columns.{kind}={name}" for kind, name in COLUMNS.items()],
-    ]
-    alone, together = (run(*common, f"trainer={name}", f"output_dir={tmp_path / name}") for name in ("cpu", "ddp_cpu"))
-    assert together["metrics"] == pytest.approx(alone["metrics"], rel=1e-4, abs=1e-6)
-    assert len(set(together["hardware"]["rank_checksums"])) == 1
-
-
 def test_a_model_that_only_reads_is_refused(tmp_path):
     file = write_pairs(tmp_path / "pairs.csv", 20, seed=1)
     outcome = cli(
