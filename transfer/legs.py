@@ -74,6 +74,7 @@ def batches(
     Args:
         limit: the most tokens that the model takes.
     """
+    task.tokenizer = tokenizer
     max_length = encoding.max_length(plan.task.max_length, limit, key=f"{plan.leg}.task.max_length")
     encoded = {
         split: encoding.encode(

@@ -177,6 +177,17 @@ def test_labels_come_back_as_they_went(tokenizer):
     assert task.predict([[2, 4, 6, 7, 3]], None, Dataset.from_dict({"label": ["one eins"]})).values
 
 
+def test_other_options_are_encoded_anew(tokenizer):
+    rows = Dataset.from_dict({"text": ["one two"], "label": ["one two one two one two"]})
+    found = [
+        (encoded["input_ids"][0], encoded["label"][0])
+        for options in ({}, {"max_target_length": 4}, {"source_prefix": "big "})
+        for encoded in [encode(rows, make(**options), tokenizer, 24, None)]
+    ]
+    assert [len(ids) for _, ids in found] == [len(found[0][1]), 4, len(found[0][1])]
+    assert len(found[2][0]) > len(found[0][0])
+
+
 @pytest.mark.parametrize("kind", [bert_tokenizer, None], ids=["bert", "subwords"])
 def test_long_targets_are_cut_and_still_end(tokenizer, kind):
     tokenizer = kind() if kind else tokenizer

@@ -77,8 +77,8 @@ class SequenceToSequence(BaseTask):
         return type(config) in models and models[type(config)].__name__ in (config.architectures or [])
 
     def encoding_options(self) -> dict[str, Any]:
-        limit = None if self.tokenizer is None else self.target_limit(self.tokenizer)
-        return {"source_prefix": self.options["source_prefix"], "max_target_length": limit}
+        options = {name: self.options[name] for name in ("source_prefix", "max_target_length")}
+        return options | {"limit": None if self.tokenizer is None else self.target_limit(self.tokenizer)}
 
     def target_limit(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """The most tokens of a target, its end token included."""
