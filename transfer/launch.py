@@ -11,6 +11,7 @@ import multiprocessing
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transfer import interruption, nodes
 from transfer.errors import Problem, UserError
@@ -26,8 +27,10 @@ OUT_OF_MEMORY = ".out_of_memory"
 class RankFailedError(RuntimeError):
     """The first of a run's processes that failed, by its number, with the last line of what it said."""
 
-    def __init__(self, number: int, said: str) -> None:
-        super().__init__(f"rank {number}: {said.strip().splitlines()[-1] if said.strip() else 'no message'}")
+    def __init__(self, number: int, said: Any) -> None:
+        # torch keeps a traceback as text, or as a mapping with the message in it.
+        text = str(said.get("message", said) if isinstance(said, dict) else said).strip()
+        super().__init__(f"rank {number}: {text.splitlines()[-1] if text else 'no message'}")
 
 
 # What a launcher leaves in the environment would make the next job in this process believe it is a rank.
