@@ -1,4 +1,5 @@
-# make demo: one real transfer experiment.  make test: the tests.  Each makes its own .venv on a fresh clone.
+# make demo: one real transfer experiment.  make test: the tests but those that start clusters.  make check: all of them,
+# lint and types.  Each makes its own .venv on a fresh clone.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,17 +8,22 @@ DEMO := movies_to_products
 # Where records go; the folder is kept, so that a second `make demo` has nothing left to train.
 OUTPUTS ?= outputs
 
-.PHONY: demo test check lint types install wheel clean
+.PHONY: demo test test-all check lint types install wheel clean
 
 demo: $(STAMP)
 	$(BIN)/transfer run -m experiment=$(DEMO) arm=transfer,direct,scratch seed=0,1 output_dir=$(OUTPUTS)
 	@echo
 	$(BIN)/transfer compare $(DEMO) --output-dir $(OUTPUTS)
 
-test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-check: lint types test
+test: $(STAMP)
+	$(PYTEST) -m 'not cluster'
+
+test-all: $(STAMP)
+	$(PYTEST)
+
+check: lint types test-all
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 from dataclasses import replace
+from pathlib import Path
 
 # Before torch is imported by whichever test needs it: the tests run beside each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -74,6 +75,26 @@ SHAPES = {
     "mean": {"model_type": "recurrent", "vocab_size": VOCABULARY, "embedding_size": 8, "cell": "mean"},
     "linear": {"model_type": "linear", "num_features": 3},
 }
+
+
+# They wait for other processes most of their time, so they come first: at the end nothing could run beside them.
+LONG = (
+    "sweep/test_launchers.py",
+    "test_several_devices.py",
+    "sweep/test_grid.py",
+    "test_interruption.py",
+    "test_resume.py",
+    "sweep/test_search.py",
+    "test_nodes.py",
+    "test_memory.py",
+    "test_wheel.py",
+    "test_wandb_sweep.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = {str(Path(__file__).parent / name): place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(str(item.path), len(order)))
 
 
 @pytest.fixture(scope="session")

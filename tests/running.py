@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.forked import Forked
 from transfer import records
 from transfer.cli import main
 from transfer.compose import compose
@@ -63,8 +64,10 @@ def process(*arguments: object, **options) -> subprocess.CompletedProcess:
     )
 
 
-def start(*arguments: object, **options) -> subprocess.Popen:
-    """`transfer ARGUMENTS` beside this process."""
+def start(*arguments: object, fresh: bool = False, **options) -> "subprocess.Popen | Forked":
+    """`transfer ARGUMENTS` beside this process: forked, or at six times the cost in a fresh interpreter."""
+    if not fresh:
+        return Forked(arguments, **options)
     command = [sys.executable, "-u", "-m", "transfer", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 

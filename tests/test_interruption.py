@@ -88,6 +88,7 @@ def losses(record):
     return list(table.itertuples(index=False, name=None))
 
 
+@pytest.mark.cluster
 def test_all_processes_of_a_run_stop_at_one_step(tmp_path, scontrol, undisturbed):
     """After SIGTERM the job is not queued again: it was cancelled, or preempted, and then SLURM requeues by itself."""
     environment, said = scontrol

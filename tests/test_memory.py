@@ -120,6 +120,7 @@ class Crowded(torch.optim.SGD):
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
+@pytest.mark.cluster
 def test_processes_begin_again_together_where_one_has_no_memory(tmp_path):
     data = reviews(tmp_path / "target.csv", num=60)
     arguments = [*QUICK, *LSTM, "stage=scratch", "data@target.data=csv", f"target.data.path={data}"]

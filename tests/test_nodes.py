@@ -12,10 +12,11 @@ TWO = ["trainer=ddp_cpu", "trainer.precision=32", "trainer.devices=1", "trainer.
 SRUN = {"SLURM_JOB_ID": "1", "SLURM_NNODES": "2", "SLURM_NTASKS": "2", "SLURM_NODELIST": "localhost"}
 
 
+@pytest.mark.cluster
 def test_two_nodes_come_to_what_one_comes_to(tmp_path):
     """Source and target; the second node comes first."""
     environments = [{**os.environ, **SRUN, "SLURM_NODEID": number, "SLURM_PROCID": number} for number in "10"]
-    both = [start(*LINE, *SHORT, *TWO, f"output_dir={tmp_path / 'two'}", env=each) for each in environments]
+    both = [start(*LINE, *SHORT, *TWO, f"output_dir={tmp_path / 'two'}", env=each, fresh=True) for each in environments]
     texts = [process.communicate(timeout=400) for process in both]
     assert [process.returncode for process in both] == [0, 0], texts
     found = [record_of(out) for out, _ in texts]

@@ -273,7 +273,7 @@ def test_a_sweep_over_arms_and_seeds(data, tmp_path):
 def test_two_processes_at_once_train_once_and_quietly(data, tmp_path):
     arguments = [*QUICK, *TINY_BERT, *data, "arm=transfer", f"output_dir={tmp_path / 'outputs'}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    both = [start("run", *arguments, env=environment) for _ in range(2)]
+    both = [start("run", *arguments, env=environment, fresh=True) for _ in range(2)]
     (first, log), (second, other_log) = (each.communicate(timeout=300) for each in both)
     assert [each.returncode for each in both] == [0, 0], log + other_log
     assert first == second, "one line, the result"

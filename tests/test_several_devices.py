@@ -43,6 +43,7 @@ def by_name(folder):
     return {Path(record["_folder"]).name: record for record in records.find(folder)}
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize(("name", "num_jobs"), [("grid", 4), ("search", 6)])
 def test_every_job_is_one_run_with_the_numbers_of_one_process(found, name, num_jobs):
     alone, together = (by_name(found[name, trainer]) for trainer in ("cpu", "ddp_cpu"))
@@ -65,6 +66,7 @@ def test_every_job_is_one_run_with_the_numbers_of_one_process(found, name, num_j
             assert len(ids) == ids.nunique() == record["data"]["num_test"] == alone[run_name]["data"]["num_test"]
 
 
+@pytest.mark.cluster
 def test_the_search_chooses_the_same_winner(found):
     winners = [
         [name for name, record in by_name(found["search", trainer]).items() if records.tested(record)]

@@ -47,6 +47,7 @@ def parameters(tmp_path):
     return dict(word.split("=", 1) for word in words) | chosen | {"output_dir": str(tmp_path / "outputs")}
 
 
+@pytest.mark.cluster
 def test_the_agent_runs_what_the_sweep_asks_for(agent, parameters, tmp_path, monkeypatch):
     with WandbServer() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)

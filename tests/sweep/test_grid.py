@@ -118,6 +118,7 @@ def test_the_sweep_is_frozen_at_its_start(tmp_path, monkeypatch):
     assert {r["train_size"] for r in records.find(tmp_path / "out")} == {8}
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("times", [3])
 def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(tmp_path, times):
     axes = ["-m", "arm=transfer,scratch", "seed=0,1,2", "target.data.train_size=8,16"]
@@ -140,6 +141,7 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(tmp_path, t
     assert not list((tmp_path / "killed").rglob("*.ckpt"))
 
 
+@pytest.mark.cluster
 def test_two_identical_sweeps_at_once_train_nothing_twice(tmp_path):
     arguments = ["run", *LINE, *SHORT, f"output_dir={tmp_path}", "-m", "arm=transfer,scratch", "seed=0,1"]
     both = [start(*arguments) for _ in range(2)]

@@ -14,6 +14,8 @@ from transfer import records
 from transfer.checkpoints import LAST
 from transfer.sweep import ledger as ledgers
 
+pytestmark = pytest.mark.cluster
+
 LINE = ["run", "-m", "experiment=linear_drift", "trainer=cpu", "trainer.precision=32", "logger=none", "floors=false"]
 SHORT = [*LINE, "output_dir=out", "source.budget.max_epochs=2", "target.budget.max_epochs=2", "arm=transfer"]
 # Long enough for something to happen in the middle.
@@ -45,7 +47,7 @@ def failures(text):
 
 def going(*arguments, **options):
     """A sweep beside this process."""
-    return start(*arguments, env={**os.environ, **RAY, "OMP_NUM_THREADS": "1"}, **options)
+    return start(*arguments, fresh=True, env={**os.environ, **RAY, "OMP_NUM_THREADS": "1"}, **options)
 
 
 def wait_for(condition, process):

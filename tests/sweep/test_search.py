@@ -181,10 +181,11 @@ def test_when_everything_is_wrong_it_is_the_users_mistake(search):
 # --- several processes
 
 
+@pytest.mark.cluster
 def test_a_killed_worker_loses_nothing(tmp_path):
     """Two processes on one database; one is killed in the middle of a trial, then the command is given once more."""
     outputs, database = tmp_path / "outputs", tmp_path / "search.db"
-    command = ["sweep=optuna", *LINE, *QUIET, LR, "scratch.max_epochs=20", "hydra.sweeper.num_trials=4"]
+    command = ["sweep=optuna", *LINE, *QUIET, LR, "scratch.max_epochs=60", "hydra.sweeper.num_trials=6"]
     command += ["hydra.sweeper.pruner_options.n_startup_trials=100", "hydra.sweeper.sampler=random"]
     command += [f"output_dir={outputs}", f"hydra.sweeper.storage=sqlite:///{database}"]
     victim = start("run", *command, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -195,7 +196,7 @@ def test_a_killed_worker_loses_nothing(tmp_path):
         holders = {int(lock.stem): _holders(lock) for lock in outputs.glob(".sweeps/*/trials/*.lock")}
         mine = any(str(os.getpid()) in pids for pids in holders.values())
         of_victim = [number for number, pids in holders.items() if str(victim.pid) in pids]
-        return of_victim if mine and of_victim and 2 < _reports(database, of_victim[0]) < 18 else None
+        return of_victim if mine and of_victim and 2 < _reports(database, of_victim[0]) < 50 else None
 
     with ThreadPoolExecutor(1) as watcher:
         killed = watcher.submit(lambda: (_wait(in_mid_trial, victim), victim.kill())[0])
@@ -207,7 +208,7 @@ def test_a_killed_worker_loses_nothing(tmp_path):
     assert (survivor.code, again.code) == (0, 0), survivor.err
     assert "best weights" not in again.err
     assert survivor.out.endswith(again.out)
-    assert ": the best of 4 trials (4 complete)" in again.out
+    assert ": the best of 6 trials (6 complete)" in again.out
 
     study, folder = study_of(outputs)
     told = [file.read_text() for file in folder.glob("jobs/*.yaml")]
@@ -215,14 +216,14 @@ def test_a_killed_worker_loses_nothing(tmp_path):
     assert not any("sqlite" in text for text in told), "a URL may hold a password"
     assert not (folder / "journal.log").exists()
     counted = trials.begun(study.trials)
-    assert [trial.state for trial in counted] == [TrialState.COMPLETE] * 4
-    assert len({trial.params["scratch.lr"] for trial in counted}) == 4
+    assert [trial.state for trial in counted] == [TrialState.COMPLETE] * 6
+    assert len({trial.params["scratch.lr"] for trial in counted}) == 6
     assert study.trials[left].state is TrialState.FAIL
     (successor,) = (trial for trial in counted if trial.user_attrs.get(trials.REPLACES) == left)
     assert successor.params == study.trials[left].params
-    assert len(study.trials) == 5
+    assert len(study.trials) == 7
     found = records.find(outputs)
-    assert [record["status"] for record in found] == ["complete"] * 4
+    assert [record["status"] for record in found] == ["complete"] * 6
     assert sum(records.tested(record) for record in found) == 1
 
 
