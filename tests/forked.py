@@ -1,4 +1,4 @@
-"""`transfer ARGUMENTS` in a process that is forked from one with torch imported: real, and without the seconds of imports.
+"""`transfer ARGUMENTS` in a process forked from one with torch imported: real, and without the seconds of imports.
 
 It has its own environment, folder, signals and exit code, as a command of a shell has. What a test says of imports, or
 of what is read from the environment while importing, needs a fresh interpreter (`tests.running.start`).
