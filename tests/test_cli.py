@@ -147,6 +147,18 @@ def test_compare_gives_table_picture_and_page(outputs, tmp_path):
     assert "<html" in (tmp_path / "report" / "report.html").read_text()
 
 
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_an_experiment_may_be_named_by_its_folder(outputs, ending):
+    by_folder, by_name = (
+        cli("runs", *words) for words in ([f"{outputs / EXPERIMENT}{ending}"], [EXPERIMENT, "--output-dir", outputs])
+    )
+    assert by_folder.code == 0, by_folder.err
+    assert by_folder.out == by_name.out
+    unknown = cli("compare", outputs / "nothing")
+    assert unknown.code == 2
+    assert "received: nothing" in unknown.err
+
+
 def test_compare_where_nothing_can_be_written(outputs, tmp_path):
     (tmp_path / "file").touch()
     outcome = cli("compare", EXPERIMENT, "--output-dir", outputs, "--to", tmp_path / "file" / "x")

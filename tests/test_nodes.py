@@ -1,10 +1,14 @@
 """A run on two machines, here two groups of processes on one, each started as srun starts it."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from tests.running import cli, record_of, start
+from transfer import records
 
 LINE = ["run", "experiment=linear_drift", "trainer=cpu", "trainer.precision=32", "logger=none", "floors=false"]
 SHORT = ["arm=transfer", "source.budget.max_epochs=2", "target.budget.max_epochs=2"]
@@ -25,6 +29,44 @@ def test_two_nodes_come_to_what_one_comes_to(tmp_path):
     alone = record_of(cli(*LINE, *SHORT, f"output_dir={tmp_path / 'one'}").out)
     assert found[0]["fingerprint"] == alone["fingerprint"]
     assert found[0]["metrics"]["test/mse"] == pytest.approx(alone["metrics"]["test/mse"], rel=1e-4)
+
+
+@pytest.mark.cluster
+def test_torchrun_starts_it_once_on_each_node(tmp_path):
+    """Two nodes of torchrun's on one machine, with a port for each pair of agents."""
+    from torch.distributed.elastic.utils.distributed import get_free_port
+
+    port, out = get_free_port(), f"output_dir={tmp_path / 'two'}"
+    command = ["--nnodes=2", "--nproc-per-node=1", f"--master-port={port}", "-m", "transfer", *LINE, *SHORT, *TWO, out]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", f"--node-rank={number}", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in (1, 0)
+    ]
+    texts = [process.communicate(timeout=400) for process in both]
+    assert [process.returncode for process in both] == [0, 0], texts
+    (found,) = {text.split()[-1] for text, _ in texts}
+    record = records.read(Path(found))
+    assert len(record["hardware"]["rank_checksums"]) == 2
+    assert sum(err.count("best weights: ") for _, err in texts) == 2
+
+
+def test_torchrun_does_not_start_the_ranks(tmp_path, monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    outcome = cli(*LINE, *SHORT, f"output_dir={tmp_path / 'outputs'}")
+    assert outcome.code == 2
+    assert "--nproc-per-node=1" in outcome.err
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv("GROUP_RANK", "0")
+    outcome = cli(*LINE, *SHORT, *TWO, "trainer.num_nodes=3", f"output_dir={tmp_path / 'outputs'}")
+    assert outcome.code == 2
+    assert "torchrun has started 2 machines" in outcome.err
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize("tasks", [None, "8"])

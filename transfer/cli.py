@@ -40,7 +40,15 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[:1] == ["run"]:
         return _run(arguments[1:])
     options = arguments_of.parser().parse_args(arguments)
+    _split_path(options)
     return COMMANDS[options.command](options)
+
+
+def _split_path(options: argparse.Namespace) -> None:
+    """`outputs/NAME`, as a shell completes it, is the experiment NAME in `--output-dir outputs`."""
+    given = Path(getattr(options, "experiment", None) or "")
+    if "output_dir" in options and len(given.parts) > 1:
+        options.output_dir, options.experiment = str(given.parent), given.name
 
 
 def _guarded(act: Callable[[], int]) -> int:
@@ -70,9 +78,10 @@ def _message(error: UserError) -> str:
 
 
 def _run(arguments: list[str]) -> int:
-    from transfer import compose, wandb_environment
+    from transfer import compose, nodes, wandb_environment
 
     _log_to_stderr()
+    nodes.require_one_process()
     wandb_environment.require_one_run(arguments)
     with interruption.listen():
         compose.app(arguments, _job)

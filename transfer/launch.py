@@ -57,8 +57,9 @@ def train(plan: Plan, parent: Path | None) -> None:
 
         stages.train(plan, parent)
         return
-    for name in RANK_VARIABLES:
-        os.environ.pop(name, None)
+    if nodes.TORCHRUN not in os.environ:  # there they are this machine's place among the others
+        for name in RANK_VARIABLES:
+            os.environ.pop(name, None)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

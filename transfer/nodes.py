@@ -1,4 +1,4 @@
-"""A run on several machines: `srun --ntasks-per-node=1 transfer run trainer.num_nodes=N ...`, once on each.
+"""A run on several machines: `transfer run trainer.num_nodes=N ...`, started once on each by srun or torchrun.
 
 The first one holds the lock, trains what comes before and writes the record; the others do their share of each one.
 """
@@ -14,6 +14,8 @@ from transfer.plan import Plan
 
 # A node may have to wait as long as another job trains the source, so that nothing gives up before SLURM does.
 PATIENCE_S = 7 * 24 * 3600
+# In the environment of what torchrun has started.
+TORCHRUN = "TORCHELASTIC_RUN_ID"
 PORTS = range(20_000, 40_000)
 
 
@@ -41,6 +43,13 @@ def this(plan: Plan) -> Node:
     wanted = plan.trainer.num_nodes
     if wanted == 1:
         return Node()
+    # Each training has a port of its own: the meeting point of the one before may not be gone yet.
+    port = PORTS[int(plan.fingerprint[:8], 16) % len(PORTS)]
+    if TORCHRUN in os.environ:
+        number, have = int(os.environ["GROUP_RANK"]), int(os.environ["WORLD_SIZE"])
+        if have != wanted:
+            raise UserError(Problem("trainer.num_nodes", wanted, have, f"torchrun has started {have} machines"))
+        return Node(number, f"{os.environ['MASTER_ADDR']}:{port}")
     started = {name: os.environ.get(f"SLURM_{name}") for name in ("NNODES", "NTASKS")}
     names = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST")
     if names is None or any(value != str(wanted) for value in started.values()):
@@ -49,6 +58,16 @@ def this(plan: Plan) -> Node:
         raise UserError(Problem("trainer.num_nodes", wanted, allowed, action))
     from lightning.fabric.plugins.environments import SLURMEnvironment
 
-    # Each training has a port of its own: the meeting point of the one before may not be gone yet.
-    port = PORTS[int(plan.fingerprint[:8], 16) % len(PORTS)]
     return Node(int(os.environ["SLURM_NODEID"]), f"{SLURMEnvironment.resolve_root_node_address(names)}:{port}")
+
+
+def require_one_process() -> None:
+    """Of torchrun's processes on this machine; the ranks are started by `transfer.launch`.
+
+    Raises:
+        UserError: there are several; each would be a run of its own, and wait for the first one.
+    """
+    have = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if TORCHRUN in os.environ and have != "1":
+        action = f"torchrun --nproc-per-node=1 ... -m transfer run trainer=ddp trainer.devices={have} ..."
+        raise UserError(Problem("torchrun --nproc-per-node", have, 1, action))

@@ -21,10 +21,11 @@ def test_the_command_is_the_one_that_was_typed(study):
 
 
 def test_the_twin_of_a_typed_command_leaves_out_what_it_does_not_read(study):
-    typed = ["experiment=movies_to_shops", "optimizer.lr=1e-5", "arm=transfer", "seed=4"]
+    """The source stays: its texts may have made the vocabulary."""
+    typed = ["experiment=movies_to_shops", "optimizer.lr=1e-5", "source.data.path=a.csv", "arm=transfer", "seed=4"]
     study.add("transfer", 4, overrides=typed)
     assert rows(compare(study.records))["transfer from movies"].missing == [
-        "transfer run experiment=movies_to_shops arm=scratch seed=4"
+        "transfer run experiment=movies_to_shops source.data.path=a.csv arm=scratch seed=4"
     ]
 
 

@@ -61,7 +61,7 @@ class Commands:
                 words.append(f"arm={arm}")
             elif key == "seed" and seed is not None:
                 words.append(f"seed={seed}")
-            elif arm == run.record["arm"] or not unread(arm, key):
+            elif arm == run.record["arm"] or _said(arm, key):
                 words.append(word)
         words += [f"arm={arm}"] if "arm" not in found else []
         return words + ([f"seed={run.seed if seed is None else seed}"] if "seed" not in found else [])
@@ -84,9 +84,15 @@ class Commands:
         words += [
             f"{key}={_value(value)}"
             for key, value in strategy.differences.items()
-            if key != "data" and not (arm != strategy.arm and unread(arm, key)) and not without_method(key, value)
+            if key != "data" and (arm == strategy.arm or _said(arm, key)) and not without_method(key, value)
         ]
         return words + run.seed_words(seed)
+
+
+def _said(arm: str, key: str) -> bool:
+    """Whether the command of another arm says this key. A vocabulary may be that of the source, also in an arm that
+    does not start from it."""
+    return not unread(arm, key) or key.partition(".")[0] == "source"
 
 
 def without_method(key: str, value: Any) -> bool:
