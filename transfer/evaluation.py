@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 from lightning.pytorch import Trainer
 
-from transfer import records
+from transfer import records, tasks
 from transfer.data.encoding import column_content
 from transfer.data.module import TransferData
 from transfer.data.texts import texts
@@ -109,7 +109,8 @@ def write_predictions(
 
 def floors(plan: Plan, task: Any, splits: dict[str, Dataset], subset_hash: str) -> dict[str, Predicted]:
     """Floor name -> its predictions on the test rows, from the same labels; kept on disk, since all arms share them."""
-    about = {"labels": task.labels, "task": plan.task.name, "version": 2}
+    code = tasks.code(plan.task.name)
+    about = {"labels": task.labels, "task": [plan.task.name, code] if code else plan.task.name, "version": 2}
     key = records.fingerprint({"data": [_content(splits[s]) for s in ("train", "test")], **about})
     cache = cache_folder(plan.config.cache_dir) / "floors" / f"{key}.json"
     if cache.is_file():

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transfer import records
+from transfer import records, tasks
 from transfer.config import Model, Task
 from transfer.data import files
 from transfer.errors import Problem, UserError
@@ -79,9 +79,12 @@ def pair_id(plan: Plan) -> str:
 
 
 def task_identity(task: Task) -> dict[str, Any]:
-    """The task's settings; without options as it was before there were any."""
+    """The task's settings; without options as it was before there were any. With the code of one of the user's own."""
     settings = asdict(task)
-    return settings if task.options else {name: value for name, value in settings.items() if name != "options"}
+    if not task.options:
+        del settings["options"]
+    code = tasks.code(task.name)
+    return settings | {"code": code} if code else settings
 
 
 def model_identity(model: Model) -> dict[str, Any]:

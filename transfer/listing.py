@@ -214,7 +214,7 @@ def _facts(record: Record) -> dict[str, str]:
 
 
 def print_sweep(output_dir: str, name: str) -> None:
-    """The ledger of a sweep: each job, its overrides, its state, its test metric.
+    """The ledger of a sweep: each job, its overrides, its state, its test metric; then what else begins like its name.
 
     Raises:
         UserError: no sweep of this name.
@@ -239,3 +239,6 @@ def print_sweep(output_dir: str, name: str) -> None:
     out.print(f"[bold]{ledger.name}[/bold]  started {ledger.started}  {command}", highlight=False)
     out.print(table)
     out.print(", ".join(f"{count} {status}" for status, count in sorted(ledger.counts().items())))
+    others = [each for each in ledgers.names(output_dir) if each.startswith(name) and each != ledger.name]
+    if others and name != ledger.name:
+        out.print(f"Earlier: {', '.join(others)}", highlight=False)

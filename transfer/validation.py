@@ -7,10 +7,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from transfer import crossvalidation, methods
+from transfer import crossvalidation, methods, tasks
 from transfer.config import Arm, Config, Data, Freezing, Optimizer, Scheduler, Stage
 from transfer.errors import Problem, UserError, nearest
-from transfer.paths import PACKAGE
 from transfer.plan import has_data
 
 POLICIES = ("none", "head_only", "bitfit", "first_k", "gradual", "regex", "all")
@@ -154,7 +153,7 @@ def _numbers(config: Config) -> Iterable[Problem]:
             f"{leg}.task.max_length": part.task.max_length,
         }
         yield from _fractions(f"{leg}.data", data)
-        best = "min" if part.task.monitor in ("loss", "mse", "perplexity") else "max"
+        best = "min" if part.task.monitor in ("loss", "mse", "mae", "rmse", "perplexity") else "max"
         if part.task.mode != best:
             yield Problem(
                 f"{leg}.task.mode", part.task.mode, f"{best}, with {leg}.task.monitor={part.task.monitor}", "set both"
@@ -223,11 +222,12 @@ def _names(config: Config) -> Iterable[Problem]:
         importlib.util.find_spec(n) for n in ("tensorboard", "tensorboardX")
     ):
         yield Problem("logger.name", "tensorboard", "a logger that is installed", "pip install 'transfer[tensorboard]'")
-    modules = sorted((PACKAGE / "tasks").glob("[a-z]*.py"))
-    # Some hold what several tasks share. A task's own module is not imported here: that would take seconds.
-    tasks = tuple(path.stem for path in modules if "\nclass Task(" in path.read_text(encoding="utf-8"))
+    known = tasks.modules()
     for leg, part in (("source", config.source), ("target", config.target)):
-        yield from _one_of(f"{leg}.task.name", part.task.name, tasks)
+        yield from _one_of(f"{leg}.task.name", part.task.name, tuple(known))
+        own = tasks.own(part.task.name)
+        if own and known.get(part.task.name, own) != own:
+            yield Problem(f"{leg}.task.name", f"{part.task.name}, also {own}", "one task of a name", "rename your own")
     optimizers: tuple[tuple[str, Optimizer], ...] = (
         ("source.optimizer", config.source.optimizer),
         ("optimizer", config.optimizer),

@@ -158,6 +158,12 @@ def test_the_ledger_holds_each_jobs_config(tmp_path):
     plain = json.loads((folder / "sweep.json").read_text())
     assert [job["number"] for job in plain["jobs"]] == [0, 1]
     assert "seed: 4" in (folder / "jobs" / "0001.yaml").read_text()
+    again = ledgers.Ledger("mine2", tmp_path, ["seed=5"], "9", [])
+    again.write({})
+    newest = cli("runs", "--output-dir", tmp_path, "--sweep", "min")
+    assert (newest.code, newest.out.split()[0]) == (0, "mine2")
+    assert newest.out.endswith("Earlier: mine\n")
+    assert cli("runs", "--output-dir", tmp_path, "--sweep", "mine").out.startswith("mine  started")
     unknown = cli("runs", "--output-dir", tmp_path, "--sweep", "mein")
     assert unknown.code == 2
     assert "did you mean mine?" in unknown.err

@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset
 from transformers.image_processing_base import ImageProcessingMixin
 
+from transfer import tasks
 from transfer.paths import cache_folder
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def _key(rows: Dataset, names: list[str], task: Any, tokenizer: Any, max_length:
     digest = hashlib.blake2b(digest_size=16)
     about = {
         "version": VERSION,
-        "task": type(task).__module__,
+        "task": [type(task).__module__, code] if (code := tasks.code(task.task.name)) else type(task).__module__,
         "labels": task.labels,
         "options": task.encoding_options(),
         "max_length": max_length,

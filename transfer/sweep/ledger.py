@@ -137,18 +137,18 @@ def names(output_dir: Path | str) -> list[str]:
 
 
 def read(output_dir: Path | str, name: str) -> Ledger:
-    """The ledger of a sweep.
+    """The ledger of the sweep of this name, or else of the newest whose name begins like this, as with an experiment's.
 
     Raises:
-        UserError: no sweep of this name, or several that begin like this.
+        UserError: there is none.
     """
     have = names(output_dir)
     matching = [name] if name in have else [each for each in have if each.startswith(name)]
-    if len(matching) != 1:
+    if not matching:
         meant = nearest(name, have)
         allowed = ", ".join(have) or f"no sweep in {output_dir} yet"
         raise UserError(Problem("--sweep", name, allowed, f"did you mean {meant}?" if meant else ""))
-    folder = Path(output_dir) / FOLDER / matching[0]
-    plain = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    files = [Path(output_dir) / FOLDER / each / FILE for each in matching]
+    plain = max((json.loads(file.read_text(encoding="utf-8")) for file in files), key=lambda each: each["started"])
     jobs = [Job(**job) for job in plain["jobs"]]
     return Ledger(plain["name"], Path(output_dir), plain["overrides"], plain["started"], jobs)
