@@ -53,12 +53,12 @@ def export(record: Record, folder: Path, output_dir: str, *, onnx: bool, adapter
 
 
 def pipeline_task(record: Record) -> str | None:
-    """The pipeline of transformers that opens this task's models."""
+    """The pipeline of transformers that opens this task's models; none reads numbers."""
     from transfer import tasks
     from transfer.config import Task
 
-    config = record["config"]["source" if record["stage"] == "pretrain" else "target"]["task"]
-    return tasks.pipeline(Task(**config))
+    leg = record["config"]["source" if record["stage"] == "pretrain" else "target"]
+    return None if leg["data"]["columns"].get("features") else tasks.pipeline(Task(**leg["task"]))
 
 
 def _check_pipeline(record: Record, folder: Path) -> list[str]:
@@ -143,10 +143,12 @@ def _use(kind: str | None, record: Record) -> list[str]:
     register = ["from transfer.models import register", "register()  # this architecture is the project's own"]
     if kind is None:
         return [*(register if own else []), "# transfer predict FOLDER --input my.csv"]
+    given = 'f"... {opened.tokenizer.mask_token} ..."' if kind == "fill-mask" else '"..."'
     return [
         *(register if own else []),
         "from transformers import pipeline",
-        f'pipeline("{kind}", model="FOLDER")("...")',
+        f'opened = pipeline("{kind}", model="FOLDER")',
+        f"opened({given})",
     ]
 
 

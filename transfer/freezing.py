@@ -53,6 +53,9 @@ def _all(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
 
 
 def _head_only(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
+    if None not in depths.values():
+        allowed = "another policy: this model predicts words by their embeddings, which belong to the backbone"
+        raise UserError(Problem("freezing.policy", "head_only", allowed, "freezing=first_k or freezing=gradual"))
     return {name: 0.0 if depth is None else NEVER for name, depth in depths.items()}
 
 
@@ -74,9 +77,14 @@ def _first_k(depths: dict[str, int | None], top: int, freezing: Freezing) -> Pla
 
 
 def _gradual(depths: dict[str, int | None], top: int, freezing: Freezing) -> Plan:
-    """The head from the start, then from the top one depth more every `epochs_per_layer` (Howard & Ruder 2018, 3.3)."""
+    """The head from the start, then from the top one depth more every `epochs_per_layer` (Howard & Ruder 2018, 3.3).
+
+    A language model whose head is its word embeddings (GPT-2, T5) begins with its top layer.
+    """
+    first = int(None in depths.values())
     return {
-        name: 0.0 if depth is None else (top - depth + 1) * freezing.epochs_per_layer for name, depth in depths.items()
+        name: 0.0 if depth is None else (top - depth + first) * freezing.epochs_per_layer
+        for name, depth in depths.items()
     }
 
 

@@ -209,7 +209,7 @@ def config_for(plan: Plan, task: Any, tokenizer: Any, num_features: int) -> PreT
         config = type(config).from_dict({**known, **own, **settings})
     if tokenizer is not None and config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-    if tokenizer is not None and settings.get("is_encoder_decoder"):
+    if tokenizer is not None and config.is_encoder_decoder:
         encoder_decoder.delimit(config, *delimiters(tokenizer), force=not plan.model.name)
     vocabulary = getattr(config, "vocab_size", None)
     if tokenizer is not None and vocabulary is not None and len(tokenizer) > vocabulary:
@@ -286,7 +286,7 @@ def tokenizer_for(plan: Plan, task: Any, texts: Texts, weights_from: Path | None
     own = plan.model.config
     shapes = [own, *(own[part] for part in ("encoder", "decoder") if isinstance(own.get(part), dict))]
     build = {"words": word_vectors, "subwords": subwords}[vocabulary.kind].build_tokenizer
-    return build(
+    built = build(
         texts(),
         max_size=vocabulary.max_size,
         min_count=vocabulary.min_count,
@@ -294,6 +294,7 @@ def tokenizer_for(plan: Plan, task: Any, texts: Texts, weights_from: Path | None
         max_length=min(int(shape.get("max_position_embeddings", 10**6)) for shape in shapes),
         special_tokens=task.special_tokens,
     )
+    return encoder_decoder.with_end(built) if encoder_decoder.reads_end(own.get("model_type")) else built
 
 
 def input_limit(config: PreTrainedConfig, tokenizer: Any) -> int | None:

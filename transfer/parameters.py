@@ -22,6 +22,8 @@ LAYER = re.compile(r"(?:.*?\.)?(?:layers?|h|blocks?|stages|transformer_layers)\.
 SEQUENCE = re.compile(r"(?:.*?\.)?features\.(\d+)\..*")
 # The outermost word counts: a BERT that decodes is `decoder.bert.encoder`.
 STACK = re.compile(r"(?:.*?\.)??(encoder|decoder)\..*")
+# Where a model that answers questions has its layers beside its head, and not in a backbone of their own (T5).
+QUESTION_HEAD = {"qa_outputs"}
 CROSS_ATTENTION = re.compile(r"(?:.*\.)?(?:crossattention|ln_cross_attn)\..*")
 
 
@@ -44,8 +46,9 @@ def in_backbone(model: PreTrainedModel) -> Callable[[str], bool]:
         parts = ("encoder.", f"decoder.{decoder.base_model_prefix}.")
         return lambda name: name.startswith(parts) and not CROSS_ATTENTION.fullmatch(name)
     output = model.get_output_embeddings()
-    head = next((f"{name}." for name, module in model.named_modules() if output is not None and module is output), None)
-    return lambda name: head is None or not name.startswith(head)
+    heads = {name for name, module in model.named_modules() if output is not None and module is output}
+    beginnings = tuple(f"{name}." for name in heads | QUESTION_HEAD)
+    return lambda name: not name.startswith(beginnings)
 
 
 def is_composed(model: PreTrainedModel) -> bool:

@@ -8,7 +8,7 @@ from transfer.errors import Problem, UserError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 MODEL_TYPE = "encoder-decoder"
 
@@ -54,6 +54,26 @@ def delimit(config: PreTrainedConfig, begin: int, end: int, *, force: bool) -> N
     for name, token in (("decoder_start_token_id", begin), ("eos_token_id", end)):
         if force or getattr(config, name, None) is None:
             setattr(config, name, token)
+
+
+def reads_end(model_type: str | None) -> bool:
+    """Whether models of this type are given texts that end with the end token: T5 and BART classify by its state."""
+    from transformers import CONFIG_MAPPING
+
+    if model_type is None or model_type == MODEL_TYPE or model_type not in CONFIG_MAPPING:
+        return False
+    return bool(getattr(CONFIG_MAPPING[model_type], "is_encoder_decoder", False))
+
+
+def with_end(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tokenizer, from now on with a separator behind each text, where there is one only between them."""
+    from tokenizers.processors import TemplateProcessing
+
+    end = tokenizer.sep_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end}", pair=f"$A {end}:1 $B:1 {end}:1", special_tokens=[(end, tokenizer.sep_token_id)]
+    )
+    return tokenizer
 
 
 def parts(config: PreTrainedConfig) -> list[PreTrainedConfig]:

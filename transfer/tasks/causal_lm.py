@@ -21,6 +21,7 @@ class Task(LanguageTask):
     """
 
     auto_class = "AutoModelForCausalLM"
+    pipeline = "text-generation"
     default_options = {"block_size": None}  # noqa: RUF012
 
     def problems(self, key: str) -> list[Problem]:

@@ -28,6 +28,7 @@ class Task(LanguageTask):
     """
 
     auto_class = "AutoModelForMaskedLM"
+    pipeline = "fill-mask"
     special_tokens = {"mask_token": "[MASK]"}  # noqa: RUF012
     default_options = {"mlm_probability": 0.15, "whole_word": False, "block_size": None}  # noqa: RUF012
 
