@@ -86,11 +86,20 @@ def _words(text: str) -> list[str] | None:
         return None
 
 
+def settings() -> list[str]:
+    """What stands in sentences as KEY=VALUE, with the KEY=VALUE beside it, each once."""
+    spans = (" ".join(span[1].split()) for page in PAGES for span in _CODE.finditer(_sentences(page)))
+    return list(dict.fromkeys(span for span in spans if re.match(r"'?[a-z][\w@/.]*=", span)))
+
+
 def _mentioned(page: Path) -> list[Command]:
+    return _spans(page.name, _sentences(page))
+
+
+def _sentences(page: Path) -> str:
+    """A page without its blocks, whose lines stay empty."""
     text = page.read_text(encoding="utf-8")
-    # The blocks go, their lines stay.
-    text = re.sub(r"^```.*?^```$", lambda block: "\n" * block[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
-    return _spans(page.name, text)
+    return re.sub(r"^```.*?^```$", lambda block: "\n" * block[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
 
 
 def _spans(name: str, text: str) -> list[Command]:

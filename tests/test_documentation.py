@@ -121,6 +121,15 @@ def started(words):
     return words[1:] if words[0] == "srun" else words
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["transfer compare nothing", "transfer run experiment=nothing", "transfer lst", "make cake", "docker run it"],
+)
+def test_a_command_that_does_not_run_fails(text, typed, monkeypatch):
+    with pytest.raises(AssertionError):
+        test_command(Command("page.md", 1, text, mentioned=False), typed, monkeypatch)
+
+
 def searched():
     """The space of the shipped W&B sweep, in the words of `sweep=optuna`."""
     words = []
