@@ -194,9 +194,11 @@ def added(words):
     """What makes a run quick, of which it says nothing itself."""
     given = {word.lstrip("+").partition("=")[0] for word in words}
     more = dict(FEW)
-    if any("before" in key for key in given):
-        more |= {f"source.before.data.{name}": size for name, size in SMALL.items()}
-        more["source.before.budget.max_epochs"] = 1
+    # Further sources of the command are as small as its first one.
+    further = {key.removesuffix("data") for key in given if re.fullmatch(r"data@source\.(before|also\.\w+)\.data", key)}
+    for place in (key.removeprefix("data@") for key in further):
+        more |= {f"{place}data.{name}": size for name, size in SMALL.items()}
+        more |= {f"{place}budget.max_epochs": 1} if "before" in place else {}
     if "model=lstm_seq2seq" in words:
         more |= {f"model.config.{name}": size for name, size in LSTM.items()} | {"model.vocabulary.max_size": 300}
     elif not given & {"model", "model.name"}:
