@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 
-from tests.running import LSTM, cli, run, write_csv
+from tests.running import LSTM, run, write_csv
 from transfer import memory, tasks
 from transfer.config import Task
 from transfer.data.encoding import encode
@@ -136,18 +136,3 @@ def test_a_run_learns_the_order_of_words(texts, tmp_path):
     assert math.exp(nll / tokens) == pytest.approx(metrics["test/perplexity"], rel=1e-5)
     rows = np.exp(kept["perplexity:num"] / kept["perplexity:den"])
     np.testing.assert_allclose(kept["prediction"], rows, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (LSTM, "model.config.bidirectional"),
-        (["model=word_mean"], "model.config.cell"),
-        (["model=linear", "target.data.columns.features=[text]"], "target.data.columns.features"),
-    ],
-)
-def test_a_model_that_does_not_read_from_left_to_right_is_refused(texts, tmp_path, overrides, said):
-    data = [f"target.data.path={texts}", "target.data.columns.label=null", f"output_dir={tmp_path}", "logger=none"]
-    outcome = cli("run", *overrides, "task@target.task=causal_lm", *data, "stage=scratch")
-    assert outcome.code == 2
-    assert said in outcome.err

@@ -258,19 +258,6 @@ def test_predict_reads_paths_and_bytes(record, tmp_path):
     assert "nowhere.png" in outcome.err
 
 
-def test_an_export_is_opened_by_a_pipeline(record, tmp_path):
-    from transformers import pipeline
-
-    outcome = cli("export", record["_folder"], tmp_path / "exported")
-    assert outcome.code == 0, outcome.err
-    tested = answers(record)
-    files = [str(Path(record["config"]["target"]["data"]["path"]) / name) for name in tested["id"]]
-    opened = pipeline("image-classification", model=str(tmp_path / "exported"), device="cpu")
-    said = [first for first, *_ in opened(files)]
-    assert [answer["label"] for answer in said] == tested["prediction"].tolist()
-    assert [answer["score"] for answer in said] == pytest.approx(tested["score"].tolist(), abs=1e-4)
-
-
 def test_scratch_sees_the_images_as_transfer_does(record, arguments):
     made = run(*arguments, "arm=scratch", "scratch.max_epochs=1", "scratch.min_steps=1")
     files = [Path(each["_folder"]) / "model" / "preprocessor_config.json" for each in (record, made)]

@@ -10,10 +10,9 @@ from datasets import Dataset
 
 from tests.running import BAD, GOOD, LSTM, cli, reviews, run
 from transfer import memory, tasks
-from transfer.config import Columns, Data, Freezing, Task
+from transfer.config import Columns, Data, Task
 from transfer.data.sources import load
 from transfer.errors import UserError
-from transfer.freezing import make as freeze
 
 CHOICES = ["first", "second", "third"]
 
@@ -65,22 +64,10 @@ def test_the_right_answer_is_chosen():
     assert sum(parts) == pytest.approx(whole)
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "lstm", "mean"])
-def test_two_steps_lower_the_loss_in_every_family(tiny_model, tokenizer, family):
+@pytest.mark.parametrize("family", ["bert", "lstm"])
+def test_the_head_of_another_choice_is_kept(tiny_model, family):
     task = made()
     model = tiny_model(family, 2, auto=task.auto_class)
-    encoded = Dataset.from_dict(task.encode({**ROWS[:], "row": [0, 1]}, tokenizer, 16))
-    batch = task.collate([{**row, "index": i} for i, row in enumerate(encoded)], tokenizer)
-    optimizer, losses = torch.optim.Adam(model.parameters(), lr=0.02), []
-    model.eval()
-    for _ in range(4):
-        loss = task.loss(model(**batch["inputs"]), batch)
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert losses[-1] < losses[0]
-    assert set(freeze(model, Freezing(policy="head_only"))) == {name for name, _ in model.named_parameters()}
     model.config.architectures = [type(model).__name__]
     assert task.same_head(model.config)
     model.config.architectures = ["BertForQuestionAnswering"]

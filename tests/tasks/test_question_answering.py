@@ -15,11 +15,10 @@ from tests.running import LSTM, cli, reviews, run
 from tests.tasks.test_token_classification import bert as word_pieces
 from tests.tasks.test_token_classification import byte_level
 from transfer import memory, tasks
-from transfer.config import Columns, Data, Freezing, Task
+from transfer.config import Columns, Data, Task
 from transfer.data.encoding import encode
 from transfer.data.sources import load
 from transfer.errors import UserError
-from transfer.freezing import make as freeze
 from transfer.models.word_vectors import build_tokenizer
 from transfer.tasks import answer_floors, answer_scores
 from transfer.tasks.question_answering import Window
@@ -263,24 +262,10 @@ def test_floors_by_hand():
     assert answer_floors.floors([], ["why"], [""]) == {"sentence": [[]], "window": [[]]}
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2", "t5", "lstm", "mean"])
-def test_two_steps_lower_the_loss_in_every_family(tiny_model, tokenizer, family):
-    task = made(max_length=16)
-    start = {"decoder_start_token_id": 0} if family == "t5" else {}
-    model = tiny_model(family, 2, auto=task.auto_class, **start)
-    rows = rows_of(("w1", "w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13", ["w12"]), ("w5 w6", "w1 w2", ["w1 w2"]))
-    encoded = Dataset.from_dict(task.encode({**rows[:], "row": [0, 1]}, tokenizer, 16))
-    batch = task.collate([{**row, "index": i} for i, row in enumerate(encoded)], tokenizer)
-    optimizer, losses = torch.optim.Adam(model.parameters(), lr=0.02), []
-    model.eval()
-    for _ in range(4):
-        loss = task.loss(model(**batch["inputs"]), batch)
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert losses[-1] < losses[0]
-    assert set(freeze(model, Freezing(policy="head_only"))) == {name for name, _ in model.named_parameters()}
+@pytest.mark.parametrize("family", ["bert", "t5", "lstm"])
+def test_the_head_of_other_questions_is_kept(tiny_model, family):
+    task = made()
+    model = tiny_model(family, 2, auto=task.auto_class)
     assert task.same_head(SimpleNamespace(architectures=None)) is False
     model.config.architectures = [type(model).__name__]
     assert task.same_head(model.config)

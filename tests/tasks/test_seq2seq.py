@@ -12,11 +12,11 @@ from datasets import Dataset
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from tests.running import cli, run, write_csv
-from transfer import freezing, legs, memory, models, predict, tasks
+from tests.running import run, write_csv
+from transfer import legs, memory, models, predict, tasks
 from transfer import plan as planning
 from transfer.compose import compose
-from transfer.config import Freezing, Task
+from transfer.config import Task
 from transfer.data.encoding import encode
 from transfer.errors import UserError
 from transfer.models import encoder_decoder, subwords
@@ -225,7 +225,7 @@ def test_options_that_do_not_fit_are_said(name, options, key):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_every_family_learns_and_writes_within_its_limits(family, tokenizer, name):
+def test_every_family_writes_within_its_limits(family, tokenizer, name):
     task, rows, model = make(num_beams=2), pairs(8), family(name)
     batch, encoded = batch_of(task, tokenizer, rows)
     outputs = model(**batch["inputs"])
@@ -244,18 +244,6 @@ def test_every_family_learns_and_writes_within_its_limits(family, tokenizer, nam
         assert all(tokenizer.sep_token_id not in ids[1:-1] for ids in written), "it stops at its end"
     again = model.generate(**{key: batch["inputs"][key] for key in ("input_ids", "attention_mask")})
     assert [[token for token in ids if token] for ids in again.tolist()] == written, "a saved model writes the same"
-
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(3):
-        optimizer.zero_grad()
-        losses.append(task.loss(model(**batch["inputs"]), batch))
-        losses[-1].backward()
-        optimizer.step()
-    assert losses[2] < losses[1] < losses[0]
-    idle = {name for name, parameter in model.named_parameters() if parameter.grad is None}
-    never = {name for name, start in freezing.make(model, Freezing()).items() if start is None}
-    assert idle == never, "what never has a gradient is known, or several processes would wait for it"
 
 
 def test_parts_of_a_batch_have_the_gradient_of_the_whole(tokenizer, family):
@@ -314,17 +302,6 @@ def test_a_source_helps_a_target_to_be_translated(tmp_path):
 
 
 COLUMNS = {"text": "en", "label": "de"}
-
-
-def test_a_model_that_only_reads_is_refused(tmp_path):
-    file = write_pairs(tmp_path / "pairs.csv", 20, seed=1)
-    outcome = cli(
-        *["run", "model=tiny_bert", "task@target.task=translation", f"target.data.path={file}", "stage=scratch"],
-        *[f"target.data.columns.{kind}={name}" for kind, name in COLUMNS.items()],
-        *["logger=none", f"output_dir={tmp_path / 'out'}"],
-    )
-    assert outcome.code == 2
-    assert "AutoModelForSeq2SeqLM" in outcome.err
 
 
 @pytest.mark.parametrize(("texts", "has_source", "has_target"), [("source", 1, 0), ("target", 0, 1), ("both", 1, 1)])

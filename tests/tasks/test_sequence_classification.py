@@ -156,20 +156,6 @@ def test_settings_that_do_not_fit_are_said(settings, key, words):
     assert [problem.key for problem in caught.value.problems] == [key]
 
 
-@pytest.mark.parametrize("make", [single, several])
-def test_labels_come_back_as_they_went(make):
-    task = make()
-    labels = ["good", "bad", "fair"] if make is single else [["good", "bad"], [], ["fair"]]
-    encoded = task.label_tensor(task.encode_labels(labels))
-    logits = (torch.nn.functional.one_hot(encoded, 3) if make is single else encoded) * 8.0 - 4
-    names, scores = task.decode(logits)
-    assert [set(row) if make is several else row for row in names] == [
-        set(row) if make is several else row for row in labels
-    ]
-    assert all(0.9 < score <= 1 for score in scores)
-    assert encoded.dtype == (torch.long if make is single else torch.float32)
-
-
 def test_the_score_is_the_probability():
     names, scores = single().decode(torch.tensor([[1.0, 2.0, 3.0]]).log())
     assert (names, scores) == (["good"], [pytest.approx(0.5)])

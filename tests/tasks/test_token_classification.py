@@ -12,11 +12,9 @@ from sklearn.metrics import f1_score
 
 from tests.running import LSTM, cli, reviews, run
 from transfer import memory, tasks
-from transfer.config import Freezing, Task
+from transfer.config import Task
 from transfer.errors import UserError
-from transfer.freezing import make as freeze
 from transfer.models.word_vectors import build_tokenizer
-from transfer.module import gather
 from transfer.tasks.token_classification import UNSEEN, first_pieces
 
 TAGS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
@@ -262,31 +260,6 @@ def test_the_head_of_the_same_tags_is_kept():
     assert not made().same_head(config)
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "t5", "lstm", "mean"])
-def test_two_steps_lower_the_loss_in_every_family(tiny_model, tokenizer, family):
-    task = made()
-    model = tiny_model(family, 5, auto=task.auto_class)
-    rows = rows_of(("w1 w2 w3 w4", "B-PER I-PER O B-LOC"), ("w5 w1", "O B-PER"))
-    encoded = Dataset.from_dict(task.encode({**rows[:], "row": [0, 1]}, tokenizer, 16))
-    batch = task.collate([{**row, "index": i} for i, row in enumerate(encoded)], tokenizer)
-    optimizer, losses = torch.optim.Adam(model.parameters(), lr=0.02), []
-    model.eval()
-    for _ in range(4):
-        loss = task.loss(model(**batch["inputs"]), batch)
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert losses[-1] < losses[0]
-    outputs = model(**batch["inputs"], labels=batch["labels"])
-    assert outputs.loss.item() == pytest.approx(task.loss(outputs, batch).item(), rel=1e-5), "the library's own loss"
-    assert set(freeze(model, Freezing(policy="head_only"))) == {name for name, _ in model.named_parameters()}
-    # As two processes would have it: each row's answers, in whatever order.
-    answers = task.answers(model, outputs, batch)
-    index, gathered = gather([(torch.tensor([1]), answers[1:]), (torch.tensor([0]), answers[:1])], 1)
-    assert (index, gathered) == ([0, 1], answers)
-
-
 def conll(path: Path, num: int, seed: int, people=("Ann", "Bob", "Eve", "Joe")) -> Path:
     """Sentences such as "today Ann Lee saw Bob", with the tags I- alone."""
     chance = random.Random(seed)
@@ -349,16 +322,3 @@ def test_the_arms_are_compared_over_sentences(study, metric, tmp_path):
     assert "cannot be computed" not in page
     assert "give another" not in page
     assert "PER" in page
-
-
-def test_an_exported_tagger_says_the_same_in_a_pipeline(study):
-    from transformers import pipeline
-
-    from transfer.models import register
-
-    register()
-    folder = Path(study[1]["transfer"]["_folder"])
-    opened = pipeline("token-classification", model=str(folder / "model"), device="cpu", ignore_labels=[])
-    found = pd.read_parquet(folder / "predictions.parquet").head(10)
-    for text, tags in zip(found["text"], found["prediction"], strict=True):
-        assert [piece["entity"] for piece in opened(text)] == list(tags)
