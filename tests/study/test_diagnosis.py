@@ -80,6 +80,12 @@ def test_what_counts_as_not_learned(metrics, expected):
     assert not_learned({"metrics": metrics}) == expected
 
 
+def test_of_entities_a_fifth_is_no_chance():
+    metrics = {"test/f1": 0.2, "test/f1/PER": 0.3, "test/f1/LOC": 0.1}
+    assert not_learned({"metrics": metrics, "task": "token_classification"}) is None
+    assert not_learned({"metrics": metrics, "task": "sequence_classification"}) == "test F1 20.0 %"
+
+
 def test_a_gain_has_no_reasons(study):
     for seed in (0, 1):
         study.add("transfer", seed, data={"vocabulary_overlap": 0.1})
