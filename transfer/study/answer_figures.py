@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_BUDGETS = 3
+MOST_BUDGETS = 3
 MOST_TABLES = 6
 
 
 def learning(comparison: Comparison, details: Details, narrow: bool) -> Figure | None:
     """The validation metric against the steps: seeds thin, their mean at the steps that all of them logged thick."""
-    budgets = list(dict.fromkeys(row.budget for row, _ in details.curves))[:_MOST_BUDGETS]
+    budgets = list(dict.fromkeys(row.budget for row, _ in details.curves))[:MOST_BUDGETS]
     if not budgets:
         return None
     scale, looks = scale_of(comparison), assign([row for row, _ in details.curves])
@@ -33,7 +33,7 @@ def learning(comparison: Comparison, details: Details, narrow: bool) -> Figure |
             figure = new_figure(4.2, 3.9 * len(budgets))
             axes = figure.subplots(len(budgets), 1, squeeze=False)[:, 0]
         else:
-            figure = new_figure(8 if len(budgets) == 1 else 5 * len(budgets), 3.8)
+            figure = new_figure(8 if len(budgets) == 1 else 4 * len(budgets), 3.8)
             axes = figure.subplots(1, len(budgets), squeeze=False)[0]
         for axis, budget in zip(axes, budgets, strict=True):
             members = [(row, found) for row, found in details.curves if row.budget == budget]
@@ -41,10 +41,14 @@ def learning(comparison: Comparison, details: Details, narrow: bool) -> Figure |
                 _learned(axis, row, found, looks[row.label], scale)
             plain_logs(axis)
             axis.set_xlabel("optimizer steps (logarithmic)")
-            axis.set_ylabel(axis_words(comparison, "validation"))
+            if narrow or axis is axes[0]:
+                axis.set_ylabel(axis_words(comparison, "validation"))
             axis.grid(axis="y")
-            axis.legend(fontsize=8.5)
             axis.set_title(plain(f"{budget.target}, {budget_words(budget, members[0][0].num_labels)}"))
+        named = {line.get_label(): line for axis in axes for line in axis.lines}
+        # Within the axes, names would hide what they name.
+        columns = 1 if narrow else len(budgets) + 1
+        figure.legend(handles=list(named.values()), loc="outside lower center", fontsize=8.5, ncols=columns)
     return figure
 
 

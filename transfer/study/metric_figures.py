@@ -131,10 +131,10 @@ def _lines(panel: _Panel) -> None:
     axis.grid(axis="y")
     if panel.narrow:
         axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.16), fontsize=8.5)
-    elif len(labels) > 4:  # within, they would hide what they name
+    elif len(labels) > 4:  # within the axes, names would hide what they name
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     else:
-        axis.legend()
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
 
 
 def _apart(ticks: list[int], parts: int) -> list[int]:

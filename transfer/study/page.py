@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html import escape
 
+from transfer.study.answer_figures import MOST_BUDGETS, MOST_TABLES
 from transfer.study.details import Details
 from transfer.study.drawing import COLOURS, DARK, FAINT, FLOOR, MOST_STRATEGIES, inline
 from transfer.study.metric_figures import MOST_GAINS
@@ -164,4 +165,10 @@ def _left_out(name: str, comparison: Comparison) -> str:
         return f"Shown are the arms from scratch and the best others, {MOST_STRATEGIES} of {strategies} strategies."
     if name == "gains" and gains > MOST_GAINS:
         return f"Shown are the first {MOST_GAINS} of {gains} gains."
+    main = [row for row in comparison.rows if not row.secondary]
+    budgets = len({row.budget for row in main})
+    if name == "learning" and budgets > MOST_BUDGETS:
+        return f"Shown are the first {MOST_BUDGETS} of {budgets} label budgets."
+    if name == "confusion" and len(main) > MOST_TABLES:
+        return f"Shown are the first {MOST_TABLES} of {len(main)}."
     return ""
