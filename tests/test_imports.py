@@ -16,11 +16,11 @@ LAYERS = [
     "stages testing",
     "predict recording tracking tracking_study evaluation",
     "tracking_start",
-    "module initial image_inputs legs",
+    "module initial architecture image_inputs legs",
     "adaptation parallel_adapter regularizers averaging optim freezing checkpoints gradients memory progress ranks "
     "row_files sweep.pruning sweep.storage sweep.choices",
     "nodes",
-    "validation crossvalidation methods plan identity",
+    "validation limits crossvalidation methods plan identity",
     "tasks models data weights floors parameters hardware",
     "config records wandb_environment",
     "paths interruption",

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from transfer.architecture import input_limit
 from transfer.errors import Problem, UserError
-from transfer.initial import input_limit
 from transfer.models.image_processors import channels_of, size_of
 from transfer.predict import load
 

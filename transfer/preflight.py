@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import transformers
 
-from transfer import adaptation, freezing, initial, legs, models, optim, regularizers, tasks, weights
+from transfer import adaptation, architecture, freezing, legs, models, optim, regularizers, tasks, weights
 from transfer.plan import Plan
 
 
@@ -21,8 +21,8 @@ def check(plan: Plan) -> None:
     optim.schedule(optimizer, plan.scheduler, num_steps=100, mode=plan.task.mode)
     models.register()
     num_features = len(leg.train[0]["features"]) if "features" in leg.train.column_names else 0
-    config = initial.config_for(plan, task, None, num_features)
-    with torch.device("meta"), initial.configured(plan):
+    config = architecture.config_for(plan, task, None, num_features)
+    with torch.device("meta"), architecture.configured(plan):
         model = getattr(transformers, task.auto_class).from_config(config)
     if plan.weights.reinit_top_k:
         weights.top_layers(model, plan.weights.reinit_top_k)

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from transfer import (
     adaptation,
+    architecture,
     evaluation,
     freezing,
     hardware,
@@ -70,7 +71,7 @@ def train(plan: Plan, parent: Path | None, splits: int | None = None) -> None:
     regularizer, l2_sp = regularizers.make(model, plan.regularizer, report.reinitialised)
     frozen = freezing.FreezingCallback(model, freezing.make(model, plan.freezing, adapted))
     _require_trained_head(plan, model, report)
-    data = legs.batches(plan, leg, task, tokenizer, initial.input_limit(model.config, tokenizer))
+    data = legs.batches(plan, leg, task, tokenizer, architecture.input_limit(model.config, tokenizer))
     log.info("weights: %s", report.summary())
     for note in _on_new_weights(plan, model, report, frozen.plan):
         log.info("%s", note)

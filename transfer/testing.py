@@ -11,7 +11,7 @@ import transformers
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 
-from transfer import evaluation, freezing, hardware, initial, legs, models, records, tasks
+from transfer import architecture, evaluation, freezing, hardware, legs, models, records, tasks
 from transfer.config import Freezing
 from transfer.errors import Problem, UserError
 from transfer.module import TransferModule
@@ -49,7 +49,7 @@ def test(plan: Plan, record: Record) -> None:
     task.fit(leg.train)
     tokenized = "features" not in leg.train.column_names
     model, tokenizer = _load(folder / "model", task, tokenized=tokenized)
-    limit = initial.input_limit(model.config, tokenizer)
+    limit = architecture.input_limit(model.config, tokenizer)
     data = legs.batches(plan, leg, task, tokenizer, limit, splits=["test"])
     module = TransferModule(model, task, plan, freezing.FreezingCallback(model, freezing.make(model, Freezing())))
     equal = load_file(folder / EQUAL_WEIGHTS) if (folder / EQUAL_WEIGHTS).is_file() else None

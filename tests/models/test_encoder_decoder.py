@@ -7,9 +7,9 @@ import torch
 import transformers
 
 from transfer import freezing, initial, parameters, tasks
+from transfer.architecture import input_limit
 from transfer.config import Freezing, Model, Task
 from transfer.errors import UserError
-from transfer.initial import input_limit
 from transfer.models import encoder_decoder
 
 SIZES = {

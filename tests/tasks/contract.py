@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from tests.tasks.contract_table import FAMILIES, KINDS, Kind
-from transfer import freezing, hardware, initial, legs, predict, tasks
+from transfer import architecture, freezing, hardware, initial, legs, predict, tasks
 from transfer import plan as planning
 from transfer.config import Budget, Config, Data, Files, Freezing, Logger, Model, Optimizer, Scratch, Stage, Target
 from transfer.config import Trainer as TrainerConfig
@@ -115,7 +115,7 @@ def build(folder: Path, kind: str, family: str) -> Built:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # that of GPT-2's token head is no setting
-    data = legs.batches(plan, leg, task, tokenizer, initial.input_limit(model.config, tokenizer))
+    data = legs.batches(plan, leg, task, tokenizer, architecture.input_limit(model.config, tokenizer))
     return Built(plan, leg, task, model, tokenizer, data)
 
 
