@@ -89,6 +89,7 @@ LONG = (
     "test_memory.py",
     "test_wheel.py",
     "test_wandb_sweep.py",
+    "test_documentation.py",
 )
 
 

@@ -4,7 +4,6 @@ A block whose first line is a comment with a path is such a file.
 """
 
 import csv
-import gzip
 import json
 import random
 import re
@@ -42,9 +41,6 @@ def prepare(folder: Path) -> None:
         (folder / "local" / name).mkdir(parents=True)
         for split in ("train", "validation", "test"):
             write_csv(folder / "local" / name / f"{split}.csv", these)
-    tagged = ["".join(f"{word} {'I-MISC' if word in GOOD else 'O'}\n" for word in text.split()) for text in texts]
-    (folder / "local" / "wikigold").mkdir()
-    (folder / "local" / "wikigold" / "all.conll.gz").write_bytes(gzip.compress("\n".join(tagged).encode()))
     (folder / "experiments").mkdir()
     (folder / "experiments" / "tracked.yaml").write_text(TRACKED)
     hotels(folder / "hotels.csv")
