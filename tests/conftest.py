@@ -80,6 +80,7 @@ SHAPES = {
 # They wait for other processes most of their time, so they come first: at the end nothing could run beside them.
 LONG = (
     "sweep/test_launchers.py",
+    "tasks/test_contract.py",
     "test_several_devices.py",
     "sweep/test_grid.py",
     "test_interruption.py",
