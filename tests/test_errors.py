@@ -202,7 +202,7 @@ DATA_MISTAKES = {
     "target.data.columns.id=label": ("target.data.columns.id", "more than once"),
     "target.data.columns.group=label": ("target.data.test_fraction", "enough groups"),
     "trainer.accelerator=abacus": ("trainer", "accelerator=abacus"),
-    "trainer.strategy=luck": ("trainer", "strategy=luck"),
+    "trainer.strategy=luck": ("trainer.strategy", "ddp, "),
     "cache_dir=file.rst/x": ("cache_dir", "cache_dir=FOLDER"),
     "output_dir=file.rst/x": ("output_dir", "output_dir=FOLDER"),
     "output_dir=/dev/null/x": ("output_dir", "output_dir=FOLDER"),

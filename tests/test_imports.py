@@ -19,8 +19,8 @@ LAYERS = [
     "module initial architecture image_inputs legs",
     "adaptation parallel_adapter regularizers averaging optim freezing checkpoints gradients memory progress ranks "
     "row_files sweep.pruning sweep.storage sweep.choices",
-    "nodes",
-    "validation limits crossvalidation methods plan identity",
+    "nodes sharding",
+    "validation limits crossvalidation devices methods plan identity",
     "tasks models data weights floors parameters hardware",
     "config records wandb_environment",
     "paths interruption",

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
-from transfer import interruption
+from transfer import interruption, sharding
 from transfer.interruption import Interrupted
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class BestWeights(Callback):
         if self.best is None or score > self.best:
             self.best, self.step, self.metrics = score, trainer.global_step, metrics
             model: Any = pl_module.model
-            self.weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+            self.weights = sharding.held(model)
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"best": self.best, "step": self.step, "metrics": self.metrics, "weights": self.weights}

@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 from lightning.pytorch import Trainer
 
-from transfer import records, tasks
+from transfer import records, sharding, tasks
 from transfer.data.encoding import column_content
 from transfer.data.module import TransferData
 from transfer.data.texts import texts
@@ -48,7 +48,7 @@ def test_once(
     suffix: str,
 ) -> dict[str, float]:
     """Test with these weights; metrics under test<suffix>/, and prediction<suffix>, score<suffix> into `into`."""
-    module.model.load_state_dict(weights)
+    sharding.load(module.model, weights)
     results = trainer.test(module, datamodule=data, verbose=False)[0]
     rows, predicted = module.tested
     full = trainer.limit_test_batches in (None, 1.0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from transfer import parameters
@@ -22,12 +23,18 @@ class GradientNorms(Callback):
 
     def __init__(self, model: PreTrainedModel, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
-        depths = parameters.depths(model)
-        self.groups: dict[str, list[torch.nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
-            depth = depths[name]
-            self.groups.setdefault("head" if depth is None else f"depth_{depth}", []).append(parameter)
+        self.model = model
+        self.depths = parameters.depths(model)
         self.warned: set[str] = set()
+
+    @property
+    def groups(self) -> dict[str, list[torch.nn.Parameter]]:
+        """The parameters of each depth, as they are now: sharding puts others in their place."""
+        found: dict[str, list[torch.nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            depth = self.depths[name]
+            found.setdefault("head" if depth is None else f"depth_{depth}", []).append(parameter)
+        return found
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         if trainer.global_step % self.every_n_steps:
@@ -36,7 +43,8 @@ class GradientNorms(Callback):
         for group, members in self.groups.items():
             gradients = [p.grad for p in members if p.grad is not None]
             if gradients:
-                norms[group] = float(torch.nn.utils.get_total_norm(gradients))
+                norm = torch.nn.utils.get_total_norm(gradients)
+                norms[group] = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if not norms:
             return
         total = math.sqrt(sum(norm * norm for norm in norms.values()))

@@ -36,6 +36,16 @@ def parts(batch: dict[str, Any], number: int) -> Iterator[dict[str, Any]]:
         yield rows(batch, slice(begin, begin + size))
 
 
+def equally_many(batch: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """Exactly so many parts, for processes that have to take each together: what is missing are rows that count
+    nothing.
+    """
+    found = list(parts(batch, number))
+    blank = rows(found[0], slice(0, 1))
+    blank["share"] = torch.zeros_like(blank["share"])
+    return found + [blank] * (number - len(found))
+
+
 def rows(values: Any, chosen: slice) -> Any:
     """Of every tensor in a batch these rows."""
     if isinstance(values, dict):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import SumMetric
 from transformers import PreTrainedModel
 
-from transfer import memory, optim
+from transfer import memory, optim, sharding
 from transfer.adaptation import Adapted
 from transfer.freezing import FreezingCallback, batch_norms_at_rest
 from transfer.plan import Plan
@@ -56,9 +56,15 @@ class TransferModule(LightningModule):
         self.losses: Any = torch.nn.ModuleDict({name: SumMetric(nan_strategy="disable") for name in EVALUATIONS})
         self.weights: Any = torch.nn.ModuleDict({name: SumMetric(nan_strategy="disable") for name in EVALUATIONS})
         self.answers: list[tuple[Tensor, Any]] = []
+        self.batches_missing = 0
         self.tested: tuple[list[int], Predicted] = ([], Predicted([]))
         self.num_examples = 0
         self.num_tokens = 0
+
+    def configure_model(self) -> None:
+        if sharding.is_sharded(self.trainer):
+            assert self.device_mesh is not None
+            sharding.shard(self.model, self.device_mesh["data_parallel"], str(self.trainer.precision))
 
     def train(self, mode: bool = True) -> TransferModule:
         """Frozen modules stay in eval mode, whoever puts the model into training mode."""
@@ -85,13 +91,14 @@ class TransferModule(LightningModule):
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         total, loss = torch.zeros((), device=self.device), torch.empty(0)
-        parts = list(memory.parts(batch, self.splits))
+        cut = memory.equally_many if sharding.is_sharded(self.trainer) else memory.parts
+        parts = list(cut(batch, self.splits))
         for part in parts:
             loss = self._share_of_loss(part)
             total = total + loss.detach()
             if part is not parts[-1]:
                 # Of one process alone: gradients are exchanged in the backward pass of the last part, which is
-                # Lightning's.
+                # Lightning's. Where they are sharded, in that of every part.
                 with torch.autocast(self.device.type, enabled=False):
                     self.trainer.strategy.backward(loss, None)
             self._has_gradient = False
@@ -205,20 +212,37 @@ class TransferModule(LightningModule):
         )
         self.log(f"{split}/{monitor}", computed[monitor], prog_bar=True, rank_zero_only=True)
 
-    def on_validation_epoch_start(self) -> None:
+    def _start(self, num_batches: int) -> None:
         self.answers = []
+        if sharding.is_sharded(self.trainer):
+            most = self.trainer.strategy.reduce(torch.tensor(num_batches, device=self.device), reduce_op="max")
+            self.batches_missing = int(most) - num_batches
+
+    def _keep_up(self, batch: dict[str, Any]) -> None:
+        """Take part in the batches that others have more: each pass needs the weights of every process."""
+        row = memory.rows(batch, slice(0, 1))
+        while self.batches_missing:
+            self.task.answers(self.model, self(row), row)
+            self.batches_missing -= 1
+
+    def on_validation_epoch_start(self) -> None:
+        self._start(int(sum(self.trainer.num_val_batches)))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._evaluate(batch, "val")
+        if batch_idx + 1 == sum(self.trainer.num_val_batches):
+            self._keep_up(batch)
 
     def on_validation_epoch_end(self) -> None:
         self._finish("val")
 
     def on_test_epoch_start(self) -> None:
-        self.answers = []
+        self._start(int(sum(self.trainer.num_test_batches)))
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._evaluate(batch, "test")
+        if batch_idx + 1 == sum(self.trainer.num_test_batches):
+            self._keep_up(batch)
 
     def on_test_epoch_end(self) -> None:
         self._finish("test")

@@ -29,6 +29,7 @@ from transfer import (
     recording,
     records,
     regularizers,
+    sharding,
     tasks,
     testing,
 )
@@ -71,6 +72,8 @@ def train(plan: Plan, parent: Path | None, splits: int | None = None) -> None:
     regularizer, l2_sp = regularizers.make(model, plan.regularizer, report.reinitialised)
     frozen = freezing.FreezingCallback(model, freezing.make(model, plan.freezing, adapted))
     _require_trained_head(plan, model, report)
+    if plan.trainer.strategy == "fsdp":
+        sharding.blocks(model)
     data = legs.batches(plan, leg, task, tokenizer, architecture.input_limit(model.config, tokenizer))
     log.info("weights: %s", report.summary())
     for note in _on_new_weights(plan, model, report, frozen.plan):
@@ -86,7 +89,7 @@ def train(plan: Plan, parent: Path | None, splits: int | None = None) -> None:
         floors = evaluation.floors(plan, task, leg.by_split, leg.subset_hash) if with_floors else {}
         evaluation.add_floor_metrics(record, task, floors, leg.splits.test)
         if outcome.trainer.is_global_zero:
-            model_folder = _save_model(plan, module, tokenizer, data.max_length)
+            model_folder = _save_model(plan, module, outcome.best, tokenizer, data.max_length)
             outcome.tracking.summarise(record)
             if plan.config.test:
                 evaluation.write_predictions(plan.folder, task, leg.splits.test, outcome.predictions, floors)
@@ -169,7 +172,7 @@ def _fit_and_test(
         if plan.config.test:
             metrics |= evaluation.test(trainer, module, data, best.weights, others, predictions)
         else:
-            module.model.load_state_dict(best.weights)
+            sharding.load(module.model, best.weights)
             if trainer.is_global_zero:
                 testing.postpone(plan.folder, others)
         return Outcome(trainer, tracking, best, metrics, predictions, train_s, checksums, counts, averaged)
@@ -243,7 +246,7 @@ def _trainer(
         accelerator=accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
+        strategy=sharding.strategy(settings),
         plugins=hardware.one_process() if settings.devices * settings.num_nodes == 1 else None,
         precision=hardware.precision(settings.precision, accelerator),  # type: ignore[arg-type]
         max_epochs=budget.max_epochs,
@@ -281,14 +284,14 @@ def _merge(plan: Plan, module: TransferModule, best: BestWeights, parent: Path |
         base = parent or plan.weights_from or local_folder(plan.model.name) or plan.model.name
         module.adapted.save(plan.folder / adaptation.FOLDER, str(base))
     module.adapted.merge()
-    best.weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.model.state_dict().items()}
+    best.weights = sharding.held(module.model)
 
 
-def _save_model(plan: Plan, module: TransferModule, tokenizer: Any, max_length: int) -> Path:
-    """The Hugging Face folder of the weights that the module holds, whole or not at all."""
+def _save_model(plan: Plan, module: TransferModule, best: BestWeights, tokenizer: Any, max_length: int) -> Path:
+    """The Hugging Face folder of the best weights, which the module holds, whole or not at all."""
     final, new = plan.folder / "model", plan.folder / ".model.new"
     shutil.rmtree(new, ignore_errors=True)
-    module.model.save_pretrained(new)
+    module.model.save_pretrained(new, state_dict=dict(best.weights) if plan.trainer.strategy == "fsdp" else None)
     if tokenizer is not None:
         tokenizer.save_pretrained(new)
     predict.describe(new, module.task, plan.data.columns, max_length)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from transfer import crossvalidation, limits, methods, tasks
+from transfer import crossvalidation, devices, limits, methods, tasks
 from transfer.config import Arm, Config, Freezing, Optimizer, Scheduler, Stage
 from transfer.errors import Problem, UserError, nearest
 from transfer.plan import has_data
@@ -43,6 +43,7 @@ def _checks() -> tuple[Callable[[Config], Iterable[Problem]], ...]:
         _placement,
         crossvalidation.problems,
         methods.problems,
+        devices.problems,
         _before,
     )
 
