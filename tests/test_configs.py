@@ -23,8 +23,10 @@ PLACES = {
     "optimizer": ["optimizer", "optimizer@source.optimizer"],
     "scheduler": ["scheduler", "scheduler@source.scheduler"],
 }
+# What goes with few of the others has a test of its own.
+ALONE = ("fsdp",)
 GROUPS = {
-    folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+    folder.name: sorted(file.stem for file in folder.glob("*.yaml") if file.stem not in ALONE)
     for folder in sorted(CONF.iterdir())
     if folder.is_dir() and folder.name != "hydra"
 }
@@ -65,6 +67,12 @@ def test_every_group_file(number):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
     optim.schedule(optimizer, config.scheduler, num_steps=100)
     assert 0 <= optimizer.param_groups[0]["lr"] <= 1.0
+
+
+def test_the_trainer_that_shards():
+    config = compose([*BASE, "trainer=fsdp"])
+    validate(config)
+    assert (config.trainer.strategy, config.trainer.devices) == ("fsdp", 2)
 
 
 def binds(settings):
