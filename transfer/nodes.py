@@ -48,7 +48,7 @@ def this(plan: Plan) -> Node:
     if TORCHRUN in os.environ:
         number, have = int(os.environ["GROUP_RANK"]), int(os.environ["WORLD_SIZE"])
         if have != wanted:
-            raise UserError(Problem("trainer.num_nodes", wanted, have, f"torchrun has started {have} machines"))
+            raise UserError(Problem("trainer.num_nodes", wanted, str(have), f"torchrun has started {have} machines"))
         return Node(number, f"{os.environ['MASTER_ADDR']}:{port}")
     started = {name: os.environ.get(f"SLURM_{name}") for name in ("NNODES", "NTASKS")}
     names = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST")
@@ -70,4 +70,4 @@ def require_one_process() -> None:
     have = os.environ.get("LOCAL_WORLD_SIZE", "1")
     if TORCHRUN in os.environ and have != "1":
         action = f"torchrun --nproc-per-node=1 ... -m transfer run trainer=ddp trainer.devices={have} ..."
-        raise UserError(Problem("torchrun --nproc-per-node", have, 1, action))
+        raise UserError(Problem("torchrun --nproc-per-node", have, "1", action))
