@@ -16,12 +16,12 @@ LAYERS = [
     "stages testing",
     "predict recording tracking tracking_study evaluation",
     "tracking_start",
-    "module initial architecture image_inputs legs",
-    "adaptation parallel_adapter regularizers averaging optim freezing checkpoints gradients memory progress ranks "
-    "row_files sweep.pruning sweep.storage sweep.choices",
+    "module initial architecture image_inputs legs multitask",
+    "adaptation parallel_adapter shared regularizers averaging optim freezing checkpoints gradients memory progress "
+    "ranks row_files sweep.pruning sweep.storage sweep.choices",
     "nodes sharding",
     "validation limits crossvalidation devices methods plan identity",
-    "tasks models data weights floors parameters hardware",
+    "tasks models data mixture weights floors parameters hardware",
     "config records wandb_environment",
     "paths interruption",
     "errors",

@@ -207,5 +207,5 @@ def _accepted(arguments: list[str]) -> list[str]:
 
 
 def _is_new(argument: str, free: tuple[str, ...]) -> bool:
-    # A source before the source is not there until one of its keys is.
-    return of_a_source(argument).startswith(free) or argument.startswith("source.before.")
+    # A source before the source, or a further data set of it, is not there until one of its keys is.
+    return of_a_source(argument).startswith(free) or argument.startswith(("source.before.", "source.also."))

@@ -135,10 +135,24 @@ class Budget:
 
 
 @dataclass
+class Also:
+    """One more data set of a source, with a task of its own. `task.monitor` is logged, and chooses no weights."""
+
+    data: Data = field(default_factory=Data)
+    task: Task = field(default_factory=Task)
+
+
+@dataclass
 class Source:
     """The source leg: trained once, shared by every target run that starts from it.
 
     With `before`, another source, it starts from that one, and so on: a chain, the first of which starts from `init`.
+
+    With `also`, NAME: {data, task}, it is trained on further data sets at the same time: one backbone, a head for each
+    set. A batch is of one set, drawn with a probability proportional to size ** (1 / temperature): 1 is in proportion
+    to the sizes (training rows as they are batched), more is flatter. An epoch is as many batches as all sets have.
+    `data` and `task` are those of the first set: its monitor chooses the best weights, and its head is the saved
+    model's own.
     """
 
     data: Data = field(default_factory=Data)
@@ -149,6 +163,8 @@ class Source:
     init: str = "pretrained"
     seed: int = 0
     before: Optional[Source] = None
+    also: dict[str, Also] = field(default_factory=dict)
+    temperature: float = 1.0
 
 
 @dataclass

@@ -51,7 +51,7 @@ def test_once(
     sharding.load(module.model, weights)
     results = trainer.test(module, datamodule=data, verbose=False)[0]
     rows, predicted = module.tested
-    full = trainer.limit_test_batches in (None, 1.0)
+    full = isinstance(trainer.limit_test_batches, float)  # of all, 1.0; 1 is a single batch
     assert not full or rows == list(range(len(data.rows["test"]))), "every test row counts exactly once"
     into.columns["row"] = rows
     into.columns[f"prediction{suffix}"] = list(module.task.shown(predicted.values))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from dataclasses import is_dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -51,8 +52,12 @@ def schema_keys() -> frozenset[str]:
 
 
 def of_a_source(key: str) -> str:
-    """`source.before.KEY`, the key of a source before the source, as the `source.KEY` that the schema has."""
-    return re.sub(r"^source(\.before)+\.", "source.", key)
+    """The key of a source before the source, or of its further sets, as the `source.KEY` that the schema has.
+
+    `source.before.KEY` has all keys of a source, `source.also.NAME.KEY` those of its data and its task.
+    """
+    further = re.fullmatch(r"source(?:\.before)*\.also\.[^.=]+((?:\.(?:data|task)(?:[.=].*)?)?)", key, re.DOTALL)
+    return f"source{further[1]}" if further else re.sub(r"^source(\.before)+\.", "source.", key)
 
 
 @lru_cache
@@ -61,7 +66,8 @@ def free_mappings() -> tuple[str, ...]:
     schema = OmegaConf.structured(Config)
     nodes = {key: OmegaConf.select(schema, key) for key in valid_keys()}
     mappings = {key: node for key, node in nodes.items() if isinstance(node, DictConfig)}
-    return tuple(key for key, node in mappings.items() if node._metadata.object_type is dict)
+    free = {key: node._metadata for key, node in mappings.items() if node._metadata.object_type is dict}
+    return tuple(key for key, about in free.items() if not is_dataclass(about.element_type))
 
 
 def explain(error: Exception) -> UserError:
@@ -89,6 +95,11 @@ def explain(error: Exception) -> UserError:
     if unknown:
         found = re.search(r"'([^']*=[^']*)'", own)
         return UserError(unknown_key(full_key or unknown[1], found[1] if found else None))
+    if also := re.search(r"override \+*(\S+\.also\.[^.=]+)\S*=.* not a subclass of Also", f"{own} {message}"):
+        allowed = "a further data set that is there: named with its data, or in an experiment file"
+        return UserError(
+            Problem(also[1], "no such set yet", allowed, f"+data@{also[1]}.data=csv {also[1]}.data.path=FILE")
+        )
     several = re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", own)
     if several:
         action = f"a sweep: transfer run -m {several[1]}={several[2]} ...; a list: '{several[1]}=[{several[2]}]'"
@@ -143,6 +154,8 @@ def unknown_key(key: str, received: str | None = None) -> Problem:
     else:
         elsewhere = [known for known in keys if known.endswith(f".{last}")]
         meant = ", ".join(elsewhere[:4]) or nearest(key, keys) or ""
+    if re.fullmatch(r"source(\.before)*\.also\.[^.]+", key.rpartition(".")[0]):
+        return Problem(key, received or key, "data, task", "batch sizes, rates and the like are those of the source")
     parent = of_a_source(key).rpartition(".")[0]
     siblings = [k for k in keys if k.rpartition(".")[0] == parent] or [k for k in keys if "." not in k]
     return Problem(key, received or key, ", ".join(siblings), f"did you mean {meant}?" if meant else "")

@@ -41,8 +41,7 @@ def export(record: Record, folder: Path, output_dir: str, *, onnx: bool, adapter
         adapter_export.require(record, onnx=onnx)
         return adapter_export.export(record, folder, _card(record, output_dir, adapter=True))
     require_writable(folder, key="FOLDER")
-    for file in sorted(weights.iterdir()):
-        shutil.copy2(file, folder / file.name)
+    shutil.copytree(weights, folder, dirs_exist_ok=True)
     (folder / "README.md").write_text(_card(record, output_dir), encoding="utf-8")
     done = _check_pipeline(record, folder)
     if onnx:

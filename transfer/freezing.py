@@ -115,16 +115,17 @@ _POLICIES: dict[str, Callable[[dict[str, int | None], int, Freezing], Plan]] = {
 
 def frozen_modules(model: nn.Module, training: Iterable[str]) -> list[nn.Module]:
     """The topmost modules none of whose parameters trains: their dropout and batch statistics must rest too."""
-    active = set(training)
+    # Not by name: a module may be a part of several, and its parameters have the name of the first alone.
+    names = set(training)
+    active = {id(parameter) for name, parameter in model.named_parameters() if name in names}
 
-    def visit(module: nn.Module, prefix: str) -> list[nn.Module]:
-        names = [prefix + name for name, _ in module.named_parameters()]
-        if names and not active.intersection(names):
+    def visit(module: nn.Module) -> list[nn.Module]:
+        own = {id(parameter) for parameter in module.parameters()}
+        if own and not active.intersection(own):
             return [module]
-        children = ((child, f"{prefix}{name}.") for name, child in module.named_children())
-        return [found for child, path in children for found in visit(child, path)]
+        return [found for child in module.children() for found in visit(child)]
 
-    return visit(model, "")
+    return visit(model)
 
 
 @contextmanager

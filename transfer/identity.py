@@ -35,6 +35,8 @@ def identity(plan: Plan) -> dict[str, Any]:
     weights = asdict(plan.weights)
     reinit_top_k = weights.pop("reinit_top_k")
     later: dict[str, Any] = {name: asdict(getattr(plan, name)) for name in GROUPS if getattr(plan, name).name != "none"}
+    if plan.also:
+        later |= {"also": _further(plan), "temperature": plan.temperature}
     if reinit_top_k and plan.init != RANDOM:
         later["reinit_top_k"] = reinit_top_k
     if builds_vocabulary and others:
@@ -61,6 +63,18 @@ def identity(plan: Plan) -> dict[str, Any]:
         "clip": trainer.gradient_clip_val,
         "accumulate": trainer.accumulate_grad_batches,
         "limits": [trainer.limit_train_batches, trainer.limit_eval_batches],
+    }
+
+
+def _further(plan: Plan) -> dict[str, Any]:
+    """Of each further data set of a source, by name, what the identity has of the first one."""
+    return {
+        name: {
+            "data": files.split_fingerprint(each.data, key=f"source.also.{name}.data"),
+            "train_size": each.data.train_size,
+            "task": task_identity(each.task),
+        }
+        for name, each in plan.also.items()
     }
 
 

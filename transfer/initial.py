@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from transfer import architecture, image_inputs, models, parallel_adapter, parameters, weights
+from transfer import architecture, image_inputs, models, parallel_adapter, parameters, shared, weights
 from transfer.architecture import Texts
 from transfer.config import Weights
 from transfer.errors import Problem, UserError
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def initial(
-    plan: Plan, task: Any, train: Any, texts: Texts, parent: Path | None
+    plan: Plan, task: Any, train: Any, texts: Texts, parent: Path | None, *, tokenizer: Any = None
 ) -> tuple[PreTrainedModel, Any, WeightReport]:
     """Model, tokenizer (image processor for images, None for numeric features) and the account of its weights.
 
@@ -35,6 +35,7 @@ def initial(
         texts: gives the texts to build a word vocabulary from, or the images to make a processor for; called only
             where one is needed.
         parent: the model folder of the run it starts from.
+        tokenizer: one that is there already.
 
     Raises:
         UserError: the model, its tokenizer or the weights cannot be had or do not fit.
@@ -44,7 +45,8 @@ def initial(
     numeric = "features" in train.column_names
     image_inputs.require_kind(plan, task, images="image" in train.column_names)
     make = image_inputs.processor_for if task.reads_images else architecture.tokenizer_for
-    tokenizer = None if numeric else make(plan, task, texts, weights_from)
+    if tokenizer is None and not numeric:
+        tokenizer = make(plan, task, texts, weights_from)
     config = architecture.config_for(plan, task, tokenizer, len(train[0]["features"]) if numeric else 0)
     parallel_adapter.adopt(config, weights_from)
     torch.manual_seed(plan.seeds.init)
@@ -67,6 +69,8 @@ def _load(
     if weights_from is not None:
         state = weights.read_state(weights_from)
         same = _same_head(weights_from, task)
+        if not same:
+            state, same = shared.completed(weights_from, state, task, parameters.in_backbone(model))
         if plan.init == SOURCE:
             state = {**_left_out(plan, task, model, state), **state}
         return weights.transfer(state, model, plan.weights, with_head=same)

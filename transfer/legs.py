@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from transfer import tasks
+from transfer import mixture, tasks
 from transfer.config import Data, Task
 from transfer.data import budgets, encoding, files, leakage, sources
 from transfer.data.module import TransferData
@@ -111,12 +111,13 @@ class Overlap:
 def overlap(plan: Plan, leg: Leg) -> Overlap:
     """How the run's target and its source overlap; nothing where it starts from no source.
 
-    Of a chain of sources all leaks count, and the vocabulary of the last one.
+    Of all sources of a chain and all data sets of a source leaks count, and the vocabulary of the last one's first set.
     """
     found, parent = [], plan.parent if plan.leg == "target" else None
     while parent is not None:
-        source = _splits(parent.data, parent.task, "source.data", parent.seeds.data)
-        found.append(_overlap(source, leg.splits))
+        for each in (parent, *mixture.further(parent).values()):
+            source = _splits(each.data, each.task, f"{each.leg}.data", each.seeds.data)
+            found.append(_overlap(source, leg.splits))
         parent = parent.parent
     leaks = list(dict.fromkeys(leak for one in found for leak in one.leaks))
     return Overlap(leaks, found[0].vocabulary if found else None)

@@ -200,11 +200,17 @@ def _facts(record: Record) -> dict[str, str]:
     speed = f"{record['throughput']['examples_per_s']:.0f} examples/s"
     changes = ", with changes" if record["git"]["dirty"] else ""
     fold = f", fold {data['fold']} of folds={data['folds']}" if "fold" in data else ""
+    further = [
+        f"{name}: {about['data']} ({about['task']}), train {about['num_train']}, validation {about['num_val']}, "
+        f"test {about['num_test']}; {about['share_of_batches']:.0%} of the batches; {about['head']}"
+        for name, about in record.get("also", {}).items()
+    ]
     return {
         "experiment": f"{record['experiment']}, stage {record['stage']}, arm {arm}, seed {record['seed']}{fold}",
         "model": f"{record['model']}, {parameters['trainable']:,} of {parameters['total']:,} parameters train",
         "freezing": ", ".join([record["freezing"], *methods.chosen(record)]),
         "data": f"{record['source'] or 'no source'} -> {record['target']}; {splits}; subset {data['subset_hash']}",
+        **({"also": "\n".join(further)} if further else {}),
         "weights": f"{tensors}; {weights['fraction_loaded']:.1%} of the backbone",
         "parents": ", ".join(parent["run_id"] for parent in record["parents"]) or "none",
         "time": f"{time['wall_s']:.1f} s in all, {time['train_s']:.1f} s of training, {speed}",

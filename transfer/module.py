@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from transfer import memory, optim, sharding
 from transfer.adaptation import Adapted
+from transfer.data.module import TransferData
 from transfer.freezing import FreezingCallback, batch_norms_at_rest
 from transfer.plan import Plan
 from transfer.regularizers import Forward
@@ -188,10 +189,13 @@ class TransferModule(LightningModule):
         self.answers.append((part["index"].cpu(), answers))
 
     def _finish(self, split: str) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.log_metrics(split, self.computed(split, data, self.trainer.world_size))
+
+    def computed(self, split: str, data: TransferData, world_size: int) -> dict[str, float]:
         """Metrics over the answers of all ranks, every encoded row once."""
         name = {"val": "validation", "test": "test"}[split]
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        index, answers = gather(self.answers, self.trainer.world_size)
+        index, answers = gather(self.answers, world_size)
         self.answers = []
         encoded, rows = data.encoded[name], data.rows[name]
         if len(index) < len(encoded):  # limit_eval_batches
@@ -200,12 +204,16 @@ class TransferModule(LightningModule):
         else:
             assert index == list(range(len(encoded))), "every row counts exactly once"
         predicted = self.task.predict(answers, encoded, rows)
-        computed = self.task.score(predicted, rows, per_class=split == "test")
+        computed: dict[str, float] = self.task.score(predicted, rows, per_class=split == "test")
         computed |= {"loss": float(self.losses[split].compute() / self.weights[split].compute())}
         self.losses[split].reset()
         self.weights[split].reset()
         if split == "test":
             self.tested = sorted(set(encoded["row"][:])), predicted
+        return computed
+
+    def log_metrics(self, split: str, computed: dict[str, float]) -> None:
+        """The monitored one beside the progress bar."""
         monitor = self.task.task.monitor
         self.log_dict(
             {f"{split}/{name}": value for name, value in computed.items() if name != monitor}, rank_zero_only=True

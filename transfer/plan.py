@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from transfer import records
+from transfer import mixture, records
 from transfer.config import (
     Adaptation,
+    Also,
     Arm,
     Averaging,
     Budget,
@@ -64,6 +65,8 @@ class Plan:
     adaptation: Adaptation = field(default_factory=Adaptation)
     regularizer: Regularizer = field(default_factory=Regularizer)
     averaging: Averaging = field(default_factory=Averaging)
+    also: dict[str, Also] = field(default_factory=dict)
+    temperature: float = 1.0
     equal_epochs: int | None = None
     parent: Plan | None = None
     weights_from: Path | None = None
@@ -104,7 +107,8 @@ def source_name(config: Config) -> str | None:
     """What a run may start from, in its order; None without a source."""
     if not has_data(config.source.data):
         return None
-    return " then ".join(data_name(source.data) for source in chain(config.source))
+    names = [[data_name(data) for _, data, _ in mixture.data_sets(source)] for source in chain(config.source)]
+    return " then ".join(" and ".join(of_one) for of_one in names)
 
 
 def vocabulary_legs(config: Config) -> list[tuple[str, Data, Task]]:
@@ -112,9 +116,8 @@ def vocabulary_legs(config: Config) -> list[tuple[str, Data, Task]]:
     wanted, target = config.model.vocabulary.texts, ("target.data", config.target.data, config.target.task)
     if wanted == "target" or not has_data(config.source.data):
         return [target]
-    first = chain(config.source)[0]
-    source = "source.data", first.data, first.task
-    return [source, target] if wanted == "both" and has_data(config.target.data) else [source]
+    sources = mixture.data_sets(chain(config.source)[0])
+    return [*sources, target] if wanted == "both" and has_data(config.target.data) else sources
 
 
 def make(config: Config) -> Plan:
@@ -177,8 +180,10 @@ def _pretrain(config: Config) -> Plan:
         freezing=Freezing(),
         optimizer=_rated(config.source.optimizer, config.model),
         scheduler=config.source.scheduler,
-        trainer=config.trainer,
+        trainer=mixture.trainer(config),
         vocabulary_data=[data for _, data, _ in vocabulary_legs(config)],
+        also=dict(sorted(config.source.also.items())),
+        temperature=config.source.temperature,
         notes=tuple(notes),
     )
     return _after(plan, replace(config, source=before)) if before else plan

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transfer import mixture
 from transfer import plan as planning
 from transfer.config import Config, Data
 from transfer.data import files, formats
@@ -43,7 +44,8 @@ def prefetch(config: Config, say: Callable[[str], None]) -> None:
 
 
 def _data(config: Config) -> Iterator[Wanted]:
-    legs = [("source.data", source.data) for source in planning.chain(config.source)]
+    sources = [each for source in planning.chain(config.source) for each in mixture.data_sets(source)]
+    legs = [(key, data) for key, data, _ in sources]
     for key, data in [*legs, ("target.data", config.target.data)]:
         if planning.has_data(data):
             about = ", ".join(part for part in (data.path, data.config_name) if part)

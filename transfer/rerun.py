@@ -125,7 +125,11 @@ def _data(record: Record, config: Config) -> list[str]:
     leg = config.source if record["stage"] == "pretrain" else config.target
     key = "source.data" if record["stage"] == "pretrain" else "target.data"
     now = files.fingerprint(leg.data, key=key)
-    return [] if now == record["data"]["fingerprint"] else [f"{record['data']['fingerprint'][:10]} -> {now[:10]}"]
+    found = [] if now == record["data"]["fingerprint"] else [f"{record['data']['fingerprint'][:10]} -> {now[:10]}"]
+    for name, about in record.get("also", {}).items():
+        now = files.fingerprint(config.source.also[name].data, key=f"source.also.{name}.data")
+        found += [] if now == about["fingerprint"] else [f"{name}: {about['fingerprint'][:10]} -> {now[:10]}"]
+    return found
 
 
 def _machine(record: Record) -> list[str]:

@@ -23,6 +23,7 @@ from transfer import (
     hardware,
     initial,
     legs,
+    multitask,
     parameters,
     predict,
     ranks,
@@ -67,24 +68,27 @@ def train(plan: Plan, parent: Path | None, splits: int | None = None) -> None:
         log.info("%s", note)
     task = tasks.make(plan.task, leg.splits.labels, key=f"{plan.leg}.task")
     task.fit(leg.train)
+    further = multitask.load(plan, task)
     model, tokenizer, report = initial.initial(plan, task, leg.train, lambda: legs.vocabulary_texts(plan), parent)
     adapted = adaptation.adapt(model, plan.adaptation, report.reinitialised, seed=plan.seeds.init)
     regularizer, l2_sp = regularizers.make(model, plan.regularizer, report.reinitialised)
-    frozen = freezing.FreezingCallback(model, freezing.make(model, plan.freezing, adapted))
+    whole = multitask.share(plan, further, model, tokenizer, parent)
+    frozen = freezing.FreezingCallback(whole, freezing.make(whole, plan.freezing, adapted))
     _require_trained_head(plan, model, report)
     if plan.trainer.strategy == "fsdp":
         sharding.blocks(model)
-    data = legs.batches(plan, leg, task, tokenizer, architecture.input_limit(model.config, tokenizer))
+    limit = architecture.input_limit(model.config, tokenizer)
+    data = multitask.mix(plan, further, legs.batches(plan, leg, task, tokenizer, limit), limit)
     log.info("weights: %s", report.summary())
     for note in _on_new_weights(plan, model, report, frozen.plan):
         log.info("%s", note)
     names = ", ".join([f"freezing={plan.freezing.policy}", *([plan.adaptation.name] if adapted else [])])
-    log.info("%s: %s", names, freezing.describe(frozen.plan, model))
+    log.info("%s: %s", names, freezing.describe(frozen.plan, whole))
     frozen.prepare(distributed=plan.trainer.devices * plan.trainer.num_nodes > 1)
-    module = TransferModule(model, task, plan, frozen, splits, adapted, regularizer)
+    module = multitask.module(further, whole, task, plan, frozen, splits, adapted, regularizer)
     outcome = _fit_and_test(plan, module, data, [frozen, *([l2_sp] if l2_sp else [])], parent)
     try:
-        record = recording.describe(plan, leg, module, report, outcome, started)
+        record = recording.describe(plan, leg, module, report, outcome, started) | multitask.describe(further, data)
         with_floors = plan.arm and plan.config.floors and plan.config.test
         floors = evaluation.floors(plan, task, leg.by_split, leg.subset_hash) if with_floors else {}
         evaluation.add_floor_metrics(record, task, floors, leg.splits.test)

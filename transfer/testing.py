@@ -11,10 +11,9 @@ import transformers
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 
-from transfer import architecture, evaluation, freezing, hardware, legs, models, records, tasks
+from transfer import architecture, evaluation, freezing, hardware, legs, models, multitask, records, tasks
 from transfer.config import Freezing
 from transfer.errors import Problem, UserError
-from transfer.module import TransferModule
 from transfer.plan import Plan
 from transfer.progress import progress_bar, quiet
 from transfer.records import Record
@@ -47,11 +46,15 @@ def test(plan: Plan, record: Record) -> None:
     leg = legs.load(plan)
     task = tasks.make(plan.task, leg.splits.labels, key=f"{plan.leg}.task")
     task.fit(leg.train)
+    further = multitask.load(plan, task)
     tokenized = "features" not in leg.train.column_names
     model, tokenizer = _load(folder / "model", task, tokenized=tokenized)
+    model = multitask.restore(plan, further, folder / "model", model)
     limit = architecture.input_limit(model.config, tokenizer)
     data = legs.batches(plan, leg, task, tokenizer, limit, splits=["test"])
-    module = TransferModule(model, task, plan, freezing.FreezingCallback(model, freezing.make(model, Freezing())))
+    data = multitask.mix(plan, further, data, limit, splits=["test"])
+    frozen = freezing.FreezingCallback(model, freezing.make(model, Freezing()))
+    module = multitask.module(further, model, task, plan, frozen)
     equal = load_file(folder / EQUAL_WEIGHTS) if (folder / EQUAL_WEIGHTS).is_file() else None
     best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     predictions = evaluation.Predictions()

@@ -197,7 +197,8 @@ def artifact_name(fingerprint: str) -> str:
 
 def run_title(plan: Plan) -> str:
     """Readable: arm (or stage), target, budget, freezing and what else was chosen, fold, seed."""
-    parts = [plan.arm or plan.stage, data_name(plan.data)]
+    names = [data_name(plan.data), *(data_name(each.data) for each in plan.also.values())]
+    parts = [plan.arm or plan.stage, "+".join(names)]
     if plan.data.train_size:
         parts.append(f"n{plan.data.train_size}")
     if plan.freezing.policy != "none":

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from transfer import crossvalidation, devices, limits, methods, tasks
-from transfer.config import Arm, Config, Freezing, Optimizer, Scheduler, Stage
+from transfer import crossvalidation, devices, limits, methods, mixture, tasks
+from transfer.config import Arm, Config, Freezing, Optimizer, Scheduler, Source, Stage
 from transfer.errors import Problem, UserError, nearest
 from transfer.plan import has_data
 
@@ -44,7 +44,9 @@ def _checks() -> tuple[Callable[[Config], Iterable[Problem]], ...]:
         crossvalidation.problems,
         methods.problems,
         devices.problems,
+        mixture.problems,
         _before,
+        _also,
     )
 
 
@@ -56,10 +58,23 @@ def _before(config: Config) -> Iterable[Problem]:
     if config.source.init != "pretrained":
         allowed = "pretrained, the default: this source starts from the one before it"
         yield Problem("source.init", config.source.init, allowed, "set source.before.init")
-    earlier = replace(config, source=before, stage=Stage.pretrain, arm=None)
+    yield from _of_source(config, before, ("source.",), "source.before.")
+
+
+def _also(config: Config) -> Iterable[Problem]:
+    """What is wrong with the further data sets of the source: the same as with its own."""
+    for name, further in config.source.also.items():
+        alone = replace(config.source, data=further.data, task=further.task, also={}, before=None, temperature=1.0)
+        yield from _of_source(config, alone, ("source.data.", "source.task."), f"source.also.{name}.")
+
+
+def _of_source(config: Config, source: Source, kept: tuple[str, ...], named: str) -> Iterable[Problem]:
+    """The problems of this source at keys that begin so, said of the keys that it has in this place."""
+    earlier = replace(config, source=source, stage=Stage.pretrain, arm=None)
     for problem in (problem for check in _checks() for problem in check(earlier)):
-        if problem.key.startswith("source."):
-            yield replace(problem, key=f"source.before.{problem.key.removeprefix('source.')}")
+        if problem.key.startswith(kept):
+            said = {name: str(getattr(problem, name)) for name in ("key", "allowed", "action")}
+            yield replace(problem, **{n: re.sub(r"\bsource\.", named, text) for n, text in said.items()})
 
 
 def _stages(config: Config) -> Iterable[Problem]:

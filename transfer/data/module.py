@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -16,10 +17,25 @@ from torch.utils.data import DataLoader, Sampler
 POOL = 50
 
 
-class LengthGroupedBatches(Sampler[list[tuple[int, float, int]]]):
+class ResumableBatches(Sampler[Any]):
+    """Batches in an order that each epoch has for itself. `start` skips what an interrupted epoch has already seen."""
+
+    epoch = 0
+    start = 0
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many batches an epoch has."""
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+
+class LengthGroupedBatches(ResumableBatches):
     """Global batches of rows of similar length, cut for one of several ranks: (row, share, epoch) of this rank's rows.
 
-    The order depends on (seed, epoch) alone. `start` skips the batches that an interrupted epoch has already seen.
+    The order depends on (seed, epoch) alone.
     A row's share is its part in the mean loss of the global batch, times the number of ranks, over which gradients are
     averaged: so a batch that is cut unequally gives the gradient of the whole one.
 
@@ -43,12 +59,6 @@ class LengthGroupedBatches(Sampler[list[tuple[int, float, int]]]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.epoch = 0
-        self.start = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
@@ -86,20 +96,20 @@ class ResumableLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         sampler = self.batch_sampler
-        assert isinstance(sampler, LengthGroupedBatches)
+        assert isinstance(sampler, ResumableBatches)
         self.given = sampler.start
         for batch in super().__iter__():
             self.given += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        assert isinstance(self.batch_sampler, LengthGroupedBatches)
+        assert isinstance(self.batch_sampler, ResumableBatches)
         return {"epoch": self.batch_sampler.epoch, "given": self.given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the last batch that was given out; after a whole epoch, at the beginning of one."""
         sampler = self.batch_sampler
-        assert isinstance(sampler, LengthGroupedBatches)
+        assert isinstance(sampler, ResumableBatches)
         sampler.set_epoch(state["epoch"])
         sampler.start = state["given"] if state["given"] < len(sampler) else 0
 
@@ -173,7 +183,7 @@ class TransferData(LightningDataModule):
         # of steps, has it made before the loops are restored. The state of the data is there before both.
         self.resumed = state_dict
 
-    def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = self.task.collate(rows, self.tokenizer)
         batch["share"] = torch.tensor([row["share"] for row in rows])
         return batch
@@ -193,12 +203,13 @@ class TransferData(LightningDataModule):
         sampler = LengthGroupedBatches(
             lengths, self.batch_size, seed=self.seed, rank=rank, world_size=world_size, weights=weights
         )
+        return self._training(Rows(encoded, weights, self.seed), sampler, self.collate)
+
+    def _training(self, rows: torch.utils.data.Dataset, sampler: ResumableBatches, collate: Any) -> ResumableLoader:
+        """The loader of these batches, that goes on where a resumed run was."""
         loading: Any = partial(ResumableLoader, num_workers=self.num_workers, persistent_workers=self.num_workers > 0)
         loader: ResumableLoader = loading(
-            Rows(encoded, weights, self.seed),
-            batch_sampler=sampler,
-            collate_fn=self._collate,
-            pin_memory=torch.cuda.is_available(),
+            rows, batch_sampler=sampler, collate_fn=collate, pin_memory=torch.cuda.is_available()
         )
         if self.resumed:
             loader.load_state_dict(self.resumed)
@@ -213,7 +224,7 @@ class TransferData(LightningDataModule):
         chunks = [order[i : i + size * world_size] for i in range(0, len(order), size * world_size)]
         batches = [batch.tolist() for chunk in chunks if len(batch := chunk[rank::world_size])]
         rows = Rows(encoded, self._weights(split))
-        return DataLoader(rows, batch_sampler=batches, collate_fn=self._collate, num_workers=self.num_workers)
+        return DataLoader(rows, batch_sampler=batches, collate_fn=self.collate, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluation("validation")
