@@ -68,3 +68,11 @@ def test_a_users_mistake_is_told_once_and_leaves_nothing(arguments, tmp_path):
     assert outcome.code == 2, outcome.err
     assert outcome.err.count("weights that share no tensor with the model") == 1
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_rank_needs_a_row_to_evaluate(tmp_path):
+    line = ["run", "experiment=linear_drift", "arm=scratch", "trainer=ddp_cpu", "logger=none", "floors=false"]
+    outcome = cli(*line, "target.data.validation_size=1", f"output_dir={tmp_path / 'outputs'}")
+    assert outcome.code == 2, outcome.err
+    assert "allowed:  at most 1 in all, the rows of target.data's validation split" in outcome.err
+    assert not (tmp_path / "outputs").exists()

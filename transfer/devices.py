@@ -45,7 +45,7 @@ def _sharded(config: Config) -> Iterable[Problem]:
     for group, (name, action) in methods.items():
         if name != "none":
             yield Problem(f"{group}.name", name, "none, with trainer.strategy=fsdp", action)
-    if further := getattr(config.source, "also", None):
+    if further := config.source.also:
         action = "the heads of its data sets take turns, and each step asks for the weights of all: trainer=ddp"
         yield Problem("source.also", ", ".join(further), "nothing, with trainer.strategy=fsdp", action)
     for key, optimizer in {"source.optimizer": config.source.optimizer, "optimizer": config.optimizer}.items():

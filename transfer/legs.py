@@ -17,6 +17,7 @@ from transfer.data import budgets, encoding, files, leakage, sources
 from transfer.data.module import TransferData
 from transfer.data.sources import Splits
 from transfer.data.texts import texts
+from transfer.errors import Problem, UserError
 from transfer.plan import Plan, vocabulary_legs
 
 # Jobs of a sweep read the same few data sets one after another; what was read last stays in memory.
@@ -49,7 +50,18 @@ def load(plan: Plan) -> Leg:
     splits = _splits(plan.data, plan.task, key, plan.seeds.data)
     chosen = budgets.subset(splits.strata, plan.data.train_size, plan.seeds.subset, key)
     train = splits.train.select(np.sort(chosen))
+    _require_rows(plan, splits)
     return Leg(splits, train, budgets.subset_hash(train["id"][:]))
+
+
+def _require_rows(plan: Plan, splits: Splits) -> None:
+    """A rank without a row to evaluate would leave the others waiting."""
+    ranks = plan.trainer.devices * plan.trainer.num_nodes
+    sizes = {"validation": len(splits.validation), "test": len(splits.test)}
+    least = min(sizes, key=lambda name: sizes[name])
+    if 1 < ranks > sizes[least]:
+        allowed = f"at most {sizes[least]} in all, the rows of {plan.leg}.data's {least} split"
+        raise UserError(Problem("trainer.devices", ranks, allowed, "fewer devices, or more rows to evaluate"))
 
 
 def _splits(data: Data, task: Task, key: str, data_seed: int) -> Splits:
