@@ -289,7 +289,13 @@ def test_two_processes_at_once_train_once_and_quietly(data, tmp_path):
 def test_a_budget_that_ends_within_an_epoch(tiny, max_steps, tested):
     """An epoch has four steps; the weights at the end of the budget are looked at as well."""
     options = ["target.task.monitor=loss", "target.task.mode=min", "trainer.log_every_n_steps=1", "floors=true"]
-    record = tiny("stage=scratch", f"target.budget.max_steps={max_steps}", *options, "scratch.warmup_steps=0")
+    record = tiny(
+        "stage=scratch",
+        f"target.budget.max_steps={max_steps}",
+        *options,
+        "scratch.warmup_steps=0",
+        "scratch.min_steps=0",
+    )
     table = pd.read_csv(Path(record["_folder"]) / "metrics.csv")
     assert table["train/loss"].count() == max_steps
     assert table["val/loss"].dropna().min() == pytest.approx(record["metrics"]["val/loss"])

@@ -84,7 +84,8 @@ class PatientStopping(EarlyStopping):
         self.min_steps = min_steps
 
     def _run_early_stopping_check(self, trainer: Trainer) -> None:
-        if trainer.global_step >= self.min_steps:
+        over = trainer.global_step == trainer.max_steps  # perhaps before anything was validated
+        if trainer.global_step >= self.min_steps and not over:
             super()._run_early_stopping_check(trainer)
 
 

@@ -215,14 +215,15 @@ def _fit(plan: Plan, trainer: Trainer, module: TransferModule, data: TransferDat
         trainer.validate(module, datamodule=data, verbose=False)
 
 
-def _trainer(
+def _callbacks(
     plan: Plan,
     module: TransferModule,
     data: TransferData,
     first: list[Callback],
     best: BestWeights,
     tracking: Tracking,
-) -> tuple[Trainer, BestWeights | None]:
+) -> tuple[list[Callback], BestWeights | None]:
+    """All of a training's, and the one among them that keeps the best weights within the other arms' steps."""
     settings, budget, monitor = plan.trainer, plan.budget, f"val/{plan.task.monitor}"
     equal = None
     if plan.equal_epochs is not None:
@@ -243,6 +244,19 @@ def _trainer(
 
         callbacks.append(Pruning(plan.config.search, monitor))
     callbacks += [LearningRateMonitor("step"), *tracking.callbacks]
+    return callbacks, equal
+
+
+def _trainer(
+    plan: Plan,
+    module: TransferModule,
+    data: TransferData,
+    first: list[Callback],
+    best: BestWeights,
+    tracking: Tracking,
+) -> tuple[Trainer, BestWeights | None]:
+    settings, budget = plan.trainer, plan.budget
+    callbacks, equal = _callbacks(plan, module, data, first, best, tracking)
     bar = progress_bar()
     accelerator = settings.accelerator
     make = functools.partial(

@@ -14,8 +14,8 @@ The critical value lies between the two t quantiles, at the first term's share o
 seeds: the approximation of Cochran and Cox to the Behrens-Fisher problem. Less careful ones call a gain where there is
 none too often, with three seeds: ``share**1.25`` in up to 5.3 % of studies, and more often ``share**2``, the first term
 of Welch's series (1947, Biometrika 34), and Satterthwaite's degrees of freedom (coverage down to 93.4 and 92.2 %, by
-integration). No seed variance is taken to be zero: of two seeds the sum of both terms is at least what it would be if the
-seeds differed in nothing but their luck on the test examples; of three or more seeds the first term is at least the
+integration). No seed variance is taken to be zero: of two seeds the sum of both terms is at least what it would be if
+the seeds differed in nothing but their luck on the test examples; of three or more seeds the first term is at least the
 2.5 % quantile that it would have then.
 
 Coverage of the 95 % interval in percent and, after the stroke, verdicts in percent where there is no gain; 12,000
