@@ -2,7 +2,8 @@
 
     TRANSFER_DATA=... python benchmarks/overfit_multi30k.py [model=lstm_seq2seq ...]
 
-A model, a loss or a decoding that is wrong somewhere stays far below a BLEU of 60 here. Measured on 2 CPU cores:
+A model, a loss or a decoding that is wrong somewhere stays far below a BLEU of 60 here. Measured on one CPU core:
+BLEU 100.0 after 546 steps, 128 s, with the default model.
 """
 
 from __future__ import annotations
