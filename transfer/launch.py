@@ -129,8 +129,12 @@ def _start_method(plan: Plan) -> str:
 
 
 def _environment() -> dict[str, str | None]:
-    """The environment for the ranks, None for what is no longer in it: a forked one has that of the first job."""
-    return {name: os.environ.get(name) for name in {*_first_environment, *os.environ}}
+    """The environment for the ranks, None for what is no longer in it: a forked one has that of the first job.
+
+    Without a rank's place among the others: what torchrun says of this machine's is not what the launcher says of it.
+    """
+    names = {*_first_environment, *os.environ} - {*RANK_VARIABLES}
+    return {name: os.environ.get(name) for name in names if not name.startswith("TORCHELASTIC_")}
 
 
 def rank(
