@@ -9,6 +9,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 
 from tests.running import cli, record_of, start
 from transfer import interruption, records
@@ -147,3 +148,25 @@ def test_outside_of_a_training_it_stops_at_once_and_once():
         assert interruption.received() == signal.SIGTERM, "the first one counts"
         with pytest.raises(Interrupted):
             interruption.resume()
+
+
+class Told(LightningModule):
+    def test_step(self, batch):
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_in_an_evaluation_it_stops_as_in_a_training(tmp_path):
+    """Lightning makes an exit code of it."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", devices=1, default_root_dir=tmp_path, **quiet)
+
+    def evaluate():
+        with interruption.listen(), interruption.through_lightning():
+            trainer.test(Told(), dataloaders=[torch.zeros(1)])
+
+    at_the_keyboard = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(Interrupted):
+            evaluate()
+    finally:
+        signal.signal(signal.SIGINT, at_the_keyboard)

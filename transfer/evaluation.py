@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 from lightning.pytorch import Trainer
 
-from transfer import records, sharding, tasks
+from transfer import interruption, records, sharding, tasks
 from transfer.data.encoding import column_content
 from transfer.data.module import TransferData
 from transfer.data.texts import texts
@@ -49,7 +49,8 @@ def test_once(
 ) -> dict[str, float]:
     """Test with these weights; metrics under test<suffix>/, and prediction<suffix>, score<suffix> into `into`."""
     sharding.load(module.model, weights)
-    results = trainer.test(module, datamodule=data, verbose=False)[0]
+    with interruption.through_lightning():
+        results = trainer.test(module, datamodule=data, verbose=False)[0]
     rows, predicted = module.tested
     full = isinstance(trainer.limit_test_batches, float)  # of all, 1.0; 1 is a single batch
     assert not full or rows == list(range(len(data.rows["test"]))), "every test row counts exactly once"

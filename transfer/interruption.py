@@ -142,6 +142,24 @@ def abandon() -> None:
         _state.deferred = False
 
 
+@contextmanager
+def through_lightning() -> Iterator[None]:
+    """Around a call of Lightning's Trainer, which makes an exit code of Ctrl-C, and one of success of SIGTERM.
+
+    Raises:
+        Interrupted: told to stop by a signal.
+        KeyboardInterrupt: stopped at the keyboard.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, Interrupted):
+            raise Interrupted(stop.__context__.signum) from stop
+        if type(stop).__name__ == "SIGTERMException" or isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
+
+
 def hand_over(signum: int) -> None:
     """Let who started this process have the signal that we took from it: submitit's handler queues the job again."""
     handler = _state.before.get(signum)

@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from transfer import (
     adaptation,
@@ -22,6 +22,7 @@ from transfer import (
     freezing,
     hardware,
     initial,
+    interruption,
     legs,
     multitask,
     parameters,
@@ -40,7 +41,6 @@ from transfer.data.module import TransferData
 from transfer.errors import Problem, UserError
 from transfer.gradients import GradientNorms
 from transfer.identity import local_folder
-from transfer.interruption import Interrupted
 from transfer.module import TransferModule
 from transfer.plan import Plan
 from transfer.progress import progress_bar, quiet
@@ -187,7 +187,8 @@ def _fit_and_test(
 
 def _fit(plan: Plan, trainer: Trainer, module: TransferModule, data: TransferData, best: BestWeights) -> None:
     if plan.freezing.policy == "all":
-        trainer.validate(module, datamodule=data, verbose=False)
+        with interruption.through_lightning():
+            trainer.validate(module, datamodule=data, verbose=False)
         return
     last = plan.folder / LAST
     if last.is_file():
@@ -195,24 +196,18 @@ def _fit(plan: Plan, trainer: Trainer, module: TransferModule, data: TransferDat
         if not zipfile.is_zipfile(last):
             received, action = f"{last.stat().st_size:,} bytes, cut off", "delete it to train the run from its start"
             raise UserError(Problem(str(last), received, "a checkpoint that can be read", action))
-    try:
+    with interruption.through_lightning():
         trainer.fit(
             module,
             datamodule=data,
             ckpt_path=str(last) if last.is_file() else None,
             weights_only=False if last.is_file() else None,
         )
-    except SystemExit as stop:
-        # Lightning makes an exit code of Ctrl-C, and one of success of SIGTERM.
-        if isinstance(stop.__context__, Interrupted):
-            raise Interrupted(stop.__context__.signum) from stop
-        if isinstance(stop, SIGTERMException) or isinstance(stop.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from stop
-        raise
     if trainer.interrupted:
         raise KeyboardInterrupt
     if best.seen_step != trainer.global_step:  # max_steps ended the training within an epoch
-        trainer.validate(module, datamodule=data, verbose=False)
+        with interruption.through_lightning():
+            trainer.validate(module, datamodule=data, verbose=False)
 
 
 def _callbacks(
