@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
+from transfer import interruption
 from transfer.checkpoints import BestWeights
 from transfer.config import Averaging
 
@@ -57,7 +58,8 @@ class AveragedWeights(Callback):
         found: dict[str, Any] = {"name": self.settings.name, "num_averaged": 0, "chosen": False}
         if self.apply(trainer, pl_module, data.train_dataloader()):
             held = best.best
-            trainer.validate(pl_module, datamodule=data, verbose=False)
+            with interruption.through_lightning():
+                trainer.validate(pl_module, datamodule=data, verbose=False)
             value = float(trainer.callback_metrics[f"val/{best.monitor}"])
             found |= {"num_averaged": self.num_averaged, "chosen": best.best != held, f"val/{best.monitor}": value}
         log.info("averaging=%s: %s", self.settings.name, ", ".join(f"{name} {value}" for name, value in found.items()))

@@ -68,7 +68,7 @@ def listen(*, keep: bool = False) -> Iterator[None]:
         if not keep:
             for signum, handler in _state.before.items():
                 signal.signal(signum, handler)
-            _state.listening = False
+            _state.listening, _state.received = False, None
 
 
 def install() -> None:
@@ -153,9 +153,11 @@ def through_lightning() -> Iterator[None]:
     try:
         yield
     except SystemExit as stop:
+        from lightning.pytorch.utilities.exceptions import SIGTERMException
+
         if isinstance(stop.__context__, Interrupted):
             raise Interrupted(stop.__context__.signum) from stop
-        if type(stop).__name__ == "SIGTERMException" or isinstance(stop.__context__, KeyboardInterrupt):
+        if isinstance(stop, SIGTERMException) or isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from stop
         raise
 
