@@ -161,7 +161,9 @@ def _fit_and_test(
     try:
         best = BestWeights(plan.task.monitor, plan.task.mode)
         mean = None if plan.averaging.name == "none" else AveragedWeights(plan.averaging)
-        trainer, equal = _trainer(plan, module, data, [*callbacks, *([mean] if mean else [])], best, tracking)
+        equal = _within_equal_steps(plan, data)
+        keeping = [*callbacks, *(each for each in (mean, best, equal) if each is not None)]
+        trainer = _trainer(plan, _callbacks(plan, module, keeping, tracking), tracking)
         clock = time.monotonic()
         _fit(plan, trainer, module, data, best)
         averaged = mean.evaluate(trainer, module, data, best) if mean else None
@@ -210,58 +212,43 @@ def _fit(plan: Plan, trainer: Trainer, module: TransferModule, data: TransferDat
             trainer.validate(module, datamodule=data, verbose=False)
 
 
-def _callbacks(
-    plan: Plan,
-    module: TransferModule,
-    data: TransferData,
-    first: list[Callback],
-    best: BestWeights,
-    tracking: Tracking,
-) -> tuple[list[Callback], BestWeights | None]:
-    """All of a training's, and the one among them that keeps the best weights within the other arms' steps."""
+def _within_equal_steps(plan: Plan, data: TransferData) -> BestWeights | None:
+    """Keeps the best weights within the other arms' steps, for the scratch arm."""
+    if plan.equal_epochs is None:
+        return None
+    steps_per_epoch = -(-len(data.encoded["train"]) // plan.budget.batch_size)
+    within = plan.equal_epochs * steps_per_epoch
+    return BestWeights(plan.task.monitor, plan.task.mode, until_step=min(within, plan.budget.max_steps or within))
+
+
+def _callbacks(plan: Plan, module: TransferModule, keeping: list[Callback], tracking: Tracking) -> list[Callback]:
+    """All of a training's but the progress bar; ``keeping`` come first."""
     settings, budget, monitor = plan.trainer, plan.budget, f"val/{plan.task.monitor}"
-    equal = None
-    if plan.equal_epochs is not None:
-        steps_per_epoch = -(-len(data.encoded["train"]) // budget.batch_size)
-        within = plan.equal_epochs * steps_per_epoch
-        equal = BestWeights(plan.task.monitor, plan.task.mode, until_step=min(within, budget.max_steps or within))
-    callbacks: list[Callback] = [
-        *first,
-        best,
+    callbacks = [
+        *keeping,
         Resumable(plan.folder, settings.checkpoint_every_s),
         GradientNorms(module.model, settings.log_every_n_steps),
     ]
-    callbacks += [equal] if equal else []
     if budget.patience is not None:
         callbacks.append(PatientStopping(monitor, budget.patience, plan.task.mode, min_steps=budget.min_steps))
     if plan.config.search is not None and plan.config.search.pruner != "none":
         from transfer.sweep.pruning import Pruning
 
         callbacks.append(Pruning(plan.config.search, monitor))
-    callbacks += [LearningRateMonitor("step"), *tracking.callbacks]
-    return callbacks, equal
+    return [*callbacks, LearningRateMonitor("step"), *tracking.callbacks]
 
 
-def _trainer(
-    plan: Plan,
-    module: TransferModule,
-    data: TransferData,
-    first: list[Callback],
-    best: BestWeights,
-    tracking: Tracking,
-) -> tuple[Trainer, BestWeights | None]:
+def _trainer(plan: Plan, callbacks: list[Callback], tracking: Tracking) -> Trainer:
     settings, budget = plan.trainer, plan.budget
-    callbacks, equal = _callbacks(plan, module, data, first, best, tracking)
     bar = progress_bar()
-    accelerator = settings.accelerator
     make = functools.partial(
         Trainer,
-        accelerator=accelerator,
+        accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=sharding.strategy(settings),
         plugins=hardware.one_process() if settings.devices * settings.num_nodes == 1 else None,
-        precision=hardware.precision(settings.precision, accelerator),  # type: ignore[arg-type]
+        precision=hardware.precision(settings.precision, settings.accelerator),  # type: ignore[arg-type]
         max_epochs=budget.max_epochs,
         max_steps=budget.max_steps or -1,
         gradient_clip_val=settings.gradient_clip_val,
@@ -281,9 +268,9 @@ def _trainer(
         num_sanity_val_steps=0,
     )
     try:
-        return make(), equal
+        return make()
     except (MisconfigurationException, ValueError) as error:
-        received = f"accelerator={accelerator}, devices={settings.devices}, strategy={settings.strategy}"
+        received = f"accelerator={settings.accelerator}, devices={settings.devices}, strategy={settings.strategy}"
         allowed = "what Lightning's Trainer takes on this machine"
         raise UserError(Problem("trainer", received, allowed, str(error).splitlines()[0])) from error
 
