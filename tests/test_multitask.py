@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from tests.conftest import TRANSFORMER
-from tests.running import BAD, FILLER, GOOD, TINY_BERT, cli, reviews, run
+from tests.running import BAD, FILLER, GOOD, NO_DROPOUT, TINY_BERT, cli, reviews, run
 from transfer import interruption, mixture, shared
 from transfer import plan as planning
 from transfer.compose import compose
@@ -28,7 +28,6 @@ from transfer.data.module import LengthGroupedBatches
 from transfer.freezing import frozen_modules
 from transfer.listing import _facts
 
-EXACT = ["model.config.hidden_dropout_prob=0.0", "model.config.attention_probs_dropout_prob=0.0"]
 NER = ["data@source.also.ner.data=csv", "task@source.also.ner.task=token_classification"]
 LM = ["data@source.also.lm.data=csv", "task@source.also.lm.task=masked_lm", "source.also.lm.data.columns.label=null"]
 
@@ -276,7 +275,7 @@ def test_all_mistakes_are_told_at_once(data, overrides, keys):
 
 @pytest.mark.cluster
 def test_two_processes_come_to_the_numbers_of_one(data, folder):
-    arguments = [*data, *EXACT, "stage=pretrain", "source.budget.batch_size=7", "source.budget.max_epochs=2"]
+    arguments = [*data, *NO_DROPOUT, "stage=pretrain", "source.budget.batch_size=7", "source.budget.max_epochs=2"]
     alone, together = (
         run(*arguments, f"trainer={trainer}", "trainer.precision=32", f"output_dir={folder / trainer}")
         for trainer in ("cpu", "ddp_cpu")
