@@ -145,7 +145,7 @@ def test_batches_of_two_epochs_go_through_every_set_in_turn():
         own = [[row for _, row in batch] for batch in given if batch[0][0] == number]
         passes = [own[i : i + len(sampler)] for i in range(0, len(own), len(sampler))]
         for epoch, one in enumerate(passes[:-1]):
-            assert sorted(index for batch in one for index, _, _ in batch) == list(range(len(sampler.lengths)))
+            assert sorted(index for batch in one for index, _, _ in batch) == list(range(len(sampler.weights)))
             assert {row[2] for batch in one for row in batch} == {epoch}, "a row draws anew in each pass"
         assert len(passes) > 2
     ranks = [

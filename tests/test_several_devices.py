@@ -14,12 +14,19 @@ from transfer.sweep import ledger as ledgers
 # Adam turns the rounding of a gradient of nothing into a whole step, which the line starts with.
 LINE = ["experiment=linear_drift", "arm=scratch", "scratch.max_epochs=2", "scratch.warmup_steps=0", "optimizer=sgd"]
 GRID = ["-m", "freezing=none,gradual", "seed=0,1", "target.budget.max_epochs=2", "scheduler=constant"]
+TOKENS = [
+    "-m",
+    "seed=0,1",
+    "target.budget.max_epochs=2",
+    "target.task.max_length=16",
+    "target.budget.tokens_per_batch=80",
+]
 SEARCH = ["sweep=optuna", "scratch.lr=1e-2,1e-1,0.5,1,2,5", "hydra.sweeper.sampler=grid", "hydra.sweeper.pruner=none"]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What a grid of four and a search of six came to, each job on two processes and again on one."""
+    """What two grids and a search came to, each job on two processes and again on one."""
     folder = tmp_path_factory.mktemp("devices")
     source, target = reviews(folder / "source.csv", num=60, seed=1), reviews(folder / "target.csv", num=51, seed=2)
     data = ["data@source.data=csv", f"source.data.path={source}", f"target.data.path={target}", *TINY_BERT]
@@ -27,7 +34,8 @@ def found(tmp_path_factory):
     grid = [*QUICK, *data, *NO_DROPOUT, f"init={parent['_folder']}", *GRID]
     search = [*QUICK, *LINE, *SEARCH]
     outputs = {}
-    for name, arguments in (("grid", grid), ("search", search)):
+    tokens = [*grid[: -len(GRID)], *TOKENS]
+    for name, arguments in (("grid", grid), ("tokens", tokens), ("search", search)):
         for trainer in ("cpu", "ddp_cpu"):
             out = folder / f"{name}-{trainer}"
             outcome = cli("run", *arguments, f"trainer={trainer}", "trainer.precision=32", f"output_dir={out}")
@@ -42,7 +50,7 @@ def by_name(folder):
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(("name", "num_jobs"), [("grid", 4), ("search", 6)])
+@pytest.mark.parametrize(("name", "num_jobs"), [("grid", 4), ("tokens", 2), ("search", 6)])
 def test_every_job_is_one_run_with_the_numbers_of_one_process(found, name, num_jobs):
     alone, together = (by_name(found[name, trainer]) for trainer in ("cpu", "ddp_cpu"))
     assert alone.keys() == together.keys()

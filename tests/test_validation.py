@@ -56,6 +56,8 @@ LEGS = [
         ("budget.max_epochs", 0),
         ("budget.max_steps", 0),
         ("budget.batch_size", 0),
+        ("budget.tokens_per_batch", 0),
+        ("budget.tokens_per_batch", 127),
         ("budget.patience", 0),
         ("task.max_length", 0),
         ("task.mode", "maximum"),
@@ -162,6 +164,27 @@ def test_the_global_batch_has_a_row_for_every_part(batch_size, devices, nodes, a
     found = problems(config)
     assert list(found) == ["source.budget.batch_size", "target.budget.batch_size"]
     assert f"at least {devices * nodes * accumulate}" in found["target.budget.batch_size"].allowed
+
+
+@pytest.mark.parametrize(("tokens", "devices", "right"), [(128, 1, True), (255, 2, False), (256, 2, True)])
+def test_a_batch_of_tokens_has_the_longest_row_for_every_part(tokens, devices, right):
+    """And then the number of rows is not asked for."""
+    changes = {f"{leg}.budget.tokens_per_batch": tokens for leg in ("source", "target")}
+    changes |= {f"{leg}.budget.batch_size": 1 for leg in ("source", "target")}
+    config = changed(**changes, **{"trainer.devices": devices})
+    if right:
+        validate(config)
+        return
+    found = problems(config)
+    assert list(found) == ["source.budget.tokens_per_batch", "target.budget.tokens_per_batch"]
+    assert "at least 256 (target.task.max_length=128" in found["target.budget.tokens_per_batch"].allowed
+
+
+@pytest.mark.parametrize("changes", [{"data.columns.features": ["x"]}, {"data.columns.image": "image"}])
+def test_only_texts_have_tokens(changes):
+    columns = {f"target.{key}": value for key, value in changes.items()}
+    found = problems(changed(**columns, **{"target.budget.tokens_per_batch": 4096}))
+    assert "have no tokens" in found["target.budget.tokens_per_batch"].allowed
 
 
 @pytest.mark.parametrize(

@@ -125,13 +125,18 @@ class Scheduler:
 
 @dataclass
 class Budget:
-    """How long a leg trains. `batch_size` is the global one, over all devices and accumulation steps."""
+    """How long a leg trains. `batch_size` is the global one, over all devices and accumulation steps.
+
+    With `tokens_per_batch`, in place of it, a batch has as many rows of similar length as fit into so many tokens,
+    padding included (rows times the longest); its gradient is the mean over its rows, however many they are.
+    """
 
     max_epochs: int = 4
     max_steps: Optional[int] = None
     min_steps: int = 0
     batch_size: int = 16
     patience: Optional[int] = None
+    tokens_per_batch: Optional[int] = None
 
 
 @dataclass
@@ -296,7 +301,11 @@ class Averaging:
 
 @dataclass
 class Trainer:
-    """What goes to Lightning's Trainer, in its own words."""
+    """What goes to Lightning's Trainer, in its own words, and how a run makes use of the machine.
+
+    With `feature_cache` the frozen part of a model is computed once for each row and kept on disk, in the cache folder,
+    of which it takes at most `feature_cache_gb` (10^9 bytes); what was not used for longest is thrown away first.
+    """
 
     accelerator: str = "auto"
     devices: int = 1
@@ -307,6 +316,8 @@ class Trainer:
     accumulate_grad_batches: int = 1
     halve_on_out_of_memory: bool = True
     num_workers: int = 0
+    feature_cache: bool = True
+    feature_cache_gb: float = 10.0
     log_every_n_steps: int = 10
     checkpoint_every_s: float = 60.0
     deterministic: bool = False

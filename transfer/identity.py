@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transfer import records, tasks
-from transfer.config import Model, Task
+from transfer.config import Budget, Model, Task
 from transfer.data import files
 from transfer.errors import Problem, UserError
 from transfer.methods import GROUPS
@@ -50,7 +50,7 @@ def identity(plan: Plan) -> dict[str, Any]:
         "data": files.split_fingerprint(plan.data, key=data_key),
         "train_size": plan.data.train_size,
         "task": task_identity(plan.task),
-        "budget": asdict(plan.budget),
+        "budget": budget_identity(plan.budget),
         "equal_epochs": plan.equal_epochs,
         "model": model_identity(plan.model),
         "vocabulary": files.split_fingerprint(first, key=vocabulary_key) if builds_vocabulary else None,
@@ -85,11 +85,18 @@ def pair_id(plan: Plan) -> str:
         "data": files.split_fingerprint(target.data, key="target.data"),
         "train_size": target.data.train_size,
         "task": task_identity(target.task),
-        "budget": asdict(target.budget),
+        "budget": budget_identity(target.budget),
         "model": model_identity(plan.model),
         "seeds": asdict(plan.seeds),
     }
     return records.fingerprint(shared)[:12]
+
+
+def budget_identity(budget: Budget) -> dict[str, Any]:
+    """The budget's settings, with the one of the two sizes of a batch that is used."""
+    settings = asdict(budget)
+    del settings["tokens_per_batch" if budget.tokens_per_batch is None else "batch_size"]
+    return settings
 
 
 def task_identity(task: Task) -> dict[str, Any]:

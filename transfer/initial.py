@@ -60,6 +60,7 @@ def initial(
     inside = parameters.in_backbone(model)
     if not report.loaded or not all(inside(name) for name in report.reinitialised):
         _start_head(model, task)
+    task.meet(model, tokenizer, f"{plan.leg}.task")
     return model, tokenizer, report
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from transfer.config import Config, Data
+from transfer.config import Config, Data, Source, Target
 from transfer.errors import Problem
 
 
@@ -52,6 +52,7 @@ def _numbers(config: Config) -> Iterable[Problem]:
             f"{leg}.budget.max_steps": budget.max_steps,
             f"{leg}.budget.batch_size": budget.batch_size,
             f"{leg}.budget.patience": budget.patience,
+            f"{leg}.budget.tokens_per_batch": budget.tokens_per_batch,
             f"{leg}.task.max_length": part.task.max_length,
         }
         yield from _fractions(f"{leg}.data", data)
@@ -60,7 +61,7 @@ def _numbers(config: Config) -> Iterable[Problem]:
             yield Problem(
                 f"{leg}.task.mode", part.task.mode, f"{best}, with {leg}.task.monitor={part.task.monitor}", "set both"
             )
-        yield from _large_enough(config, f"{leg}.budget.batch_size", budget.batch_size)
+        yield from _large_enough(config, leg, part)
     for key, count in at_least_one.items():
         if count is not None and count < 1:
             yield Problem(key, count, "a whole number of at least 1", "")
@@ -104,8 +105,19 @@ def _fractions(key: str, data: Data) -> Iterable[Problem]:
         )
 
 
-def _large_enough(config: Config, key: str, batch_size: int) -> Iterable[Problem]:
+def _large_enough(config: Config, leg: str, part: Source | Target) -> Iterable[Problem]:
+    """Every part of a batch needs a row."""
     parts = config.trainer.devices * config.trainer.num_nodes * config.trainer.accumulate_grad_batches
-    if 1 <= batch_size < parts:
-        allowed = f"at least {parts} (devices x nodes x accumulate_grad_batches): it is the global batch"
-        yield Problem(key, batch_size, allowed, "")
+    size, tokens, longest = part.budget.batch_size, part.budget.tokens_per_batch, part.task.max_length
+    places = "devices x nodes x accumulate_grad_batches"
+    if tokens is None:
+        if 1 <= size < parts:
+            allowed = f"at least {parts} ({places}): it is the global batch"
+            yield Problem(f"{leg}.budget.batch_size", size, allowed, "")
+        return
+    key = f"{leg}.budget.tokens_per_batch"
+    if part.data.columns.image or part.data.columns.features or part.task.name == "image_classification":
+        yield Problem(key, tokens, "null: images and numbers have no tokens", f"set {leg}.budget.batch_size")
+    elif 1 <= tokens < parts * longest:
+        allowed = f"at least {parts * longest} ({leg}.task.max_length={longest} x {places}): it is the global batch"
+        yield Problem(key, tokens, allowed, "")

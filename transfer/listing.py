@@ -198,6 +198,8 @@ def _facts(record: Record) -> dict[str, str]:
     tensors = ", ".join(f"{count} {name}" for name, count in counted.items())
     splits = f"train {data['num_train']}, validation {data['num_val']}, test {data['num_test']}"
     speed = f"{record['throughput']['examples_per_s']:.0f} examples/s"
+    if padding := record["throughput"].get("padding_fraction"):
+        speed += f", {padding:.1%} of the tokens are padding"
     changes = ", with changes" if record["git"]["dirty"] else ""
     fold = f", fold {data['fold']} of folds={data['folds']}" if "fold" in data else ""
     further = [

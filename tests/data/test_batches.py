@@ -6,7 +6,8 @@ import torch
 from lightning.pytorch import Callback
 
 from transfer.config import Freezing
-from transfer.data.module import POOL, LengthGroupedBatches
+from transfer.data.batches import POOL
+from transfer.data.module import LengthGroupedBatches
 
 SIZES = [(1, 8), (7, 8), (8, 8), (24, 8), (25, 8), (31, 8), (1000, 16), (1003, 16), (50, 1)]
 

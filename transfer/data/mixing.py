@@ -65,8 +65,13 @@ class MixedRows(torch.utils.data.Dataset):
         self.rows = rows
 
     def __getitem__(self, key: tuple[int, tuple[int, float, int]]) -> tuple[int, dict[str, Any]]:
-        number, row = key
-        return number, self.rows[number][row]
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[tuple[int, tuple[int, float, int]]]) -> list[tuple[int, dict[str, Any]]]:
+        """A batch at once, which is of one set."""
+        number = keys[0][0]
+        assert all(key[0] == number for key in keys)
+        return [(number, row) for row in self.rows[number].__getitems__([row for _, row in keys])]
 
 
 class MixedData(TransferData):
@@ -86,10 +91,16 @@ class MixedData(TransferData):
             seed=first.seed,
             max_length=first.max_length,
             num_workers=first.num_workers,
+            accumulate=first.accumulate,
+            tokens_per_batch=first.tokens_per_batch,
         )
         self.parts = list(parts.values())
         self.sizes = [len(part.encoded["train"]) for part in self.parts if "train" in part.encoded]
         self.chances = mixture.probabilities(self.sizes, temperature) if self.sizes else []
+
+    @property
+    def num_batches(self) -> int:
+        return sum(part.num_batches for part in self._placed())
 
     def _placed(self) -> list[TransferData]:
         for part in self.parts:

@@ -159,6 +159,7 @@ def costs(details: Details) -> Section:
             _seconds(found.train_s),
             _seconds(found.wall_s),
             "" if math.isnan(found.examples_per_s) else f"{found.examples_per_s:,.1f}",
+            "" if math.isnan(found.padding_fraction) else f"{100 * found.padding_fraction:.1f} %",
         ]
         for found in (*details.costs, *(source for source, _ in details.sources))
     ]
@@ -166,8 +167,8 @@ def costs(details: Details) -> Section:
         return Section("What it cost")
     notes = ["Means of a run."]
     notes += [f"{source.label} was trained once, for {times(uses, 'run', 'runs')}." for source, uses in details.sources]
-    head = ["labels", "arm", "runs", "training", "in all", "examples/s"]
-    return Section("What it cost", table=Table(head, rows, frozenset({0, 2, 3, 4, 5})), notes=[" ".join(notes)])
+    head = ["labels", "arm", "runs", "training", "in all", "examples/s", "padding"]
+    return Section("What it cost", table=Table(head, rows, frozenset({0, 2, 3, 4, 5, 6})), notes=[" ".join(notes)])
 
 
 def _seconds(value: float) -> str:

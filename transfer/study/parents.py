@@ -47,7 +47,7 @@ class Parents:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a strategy's runs on the average, and training examples a second; nan where not recorded."""
+    """What a strategy's runs took on the average; nan where not recorded. `padding_fraction` is of the tokens."""
 
     label: str
     num_labels: int | None
@@ -55,6 +55,7 @@ class Cost:
     wall_s: float
     train_s: float
     examples_per_s: float
+    padding_fraction: float
 
 
 def cost(label: str, num_labels: int | None, runs: Sequence[Record]) -> Cost:
@@ -71,4 +72,5 @@ def cost(label: str, num_labels: int | None, runs: Sequence[Record]) -> Cost:
         mean("time", "wall_s"),
         mean("time", "train_s"),
         mean("throughput", "examples_per_s"),
+        mean("throughput", "padding_fraction"),
     )

@@ -117,7 +117,9 @@ class Run:
         """Budget and task, which a twin has to share."""
         config = self.record.get("config") or {}
         target, trainer = config.get("target") or {}, config.get("trainer") or {}
-        budget = {"target.budget": target.get("budget")}
+        # What came later to the budget is null where it is as it was before.
+        settings = {name: value for name, value in (target.get("budget") or {}).items() if value is not None}
+        budget: dict[str, Any] = {"target.budget": settings}
         budget |= {f"trainer.{key}": trainer.get(key) for key in ("accumulate_grad_batches", "limit_train_batches")}
         return budget, {
             "target.task": target.get("task"),

@@ -253,5 +253,6 @@ def _costs(details: Details) -> Iterator[Line]:
             "mean_train_s": found.train_s,
             "mean_wall_s": found.wall_s,
             "mean_examples_per_s": found.examples_per_s,
+            "mean_padding_fraction": found.padding_fraction,
             "runs_it_served": uses,
         }

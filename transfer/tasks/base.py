@@ -130,6 +130,11 @@ class BaseTask(ABC):
         """As `encode`, for the training split, whose rows may also be joined: nobody asks what is predicted of each."""
         return self.encode(columns, tokenizer, max_length)
 
+    @property
+    def texts_per_row(self) -> int:
+        """How many texts of `length` tokens the model reads of an encoded row."""
+        return 1
+
     @abstractmethod
     def collate(self, rows: list[dict[str, Any]], tokenizer: Any) -> Batch:
         """`inputs` as the model's forward takes them, `labels`, and `index` [rows], which the rows have.
@@ -168,6 +173,16 @@ class BaseTask(ABC):
             return False
         return list((config.id2label or {}).values()) == list(own["id2label"].values())
 
+    def meet(self, model: Any, tokenizer: Any, key: str) -> None:  # noqa: B027
+        """Find out what the task has to know of the model, once it has its initial weights.
+
+        Args:
+            key: the prefix of messages.
+
+        Raises:
+            UserError: the model cannot do what the settings ask for.
+        """
+
     def fit(self, rows: Dataset) -> None:  # noqa: B027 (nothing to take, by default)
         """Take from the training rows what the loss depends on."""
 
@@ -177,6 +192,10 @@ class BaseTask(ABC):
     def example_weights(self, encoded: Dataset) -> np.ndarray:
         """What each encoded row counts in the mean of the loss [encoded rows]."""
         return np.ones(len(encoded))
+
+    def draws_inputs(self) -> bool:
+        """Whether the inputs of a row in training differ from epoch to epoch."""
+        return False
 
     def notes(self, encoded: Dataset) -> list[str]:
         """What the user should know of these encoded rows."""

@@ -17,12 +17,13 @@ class Task(LanguageTask):
     """Every token from those before it; a text begins with a beginning and ends with an end token.
 
     With `block_size` the training texts are put behind each other and cut into blocks of so many tokens, and nothing of
-    them is lost. In evaluation a text is a row, cut at `max_length`, so that each has its own perplexity.
+    them is lost; with `separate` each is read as if it were alone, by models whose attention can be told so. In
+    evaluation a text is a row, cut at `max_length`, so that each has its own perplexity.
     """
 
     auto_class = "AutoModelForCausalLM"
     pipeline = "text-generation"
-    default_options = {"block_size": None}  # noqa: RUF012
+    default_options = {"block_size": None, "separate": False}  # noqa: RUF012
 
     def problems(self, key: str) -> list[Problem]:
         return super().problems(key) + likelihood.block_problems(self.options, self.task.max_length, key)
@@ -40,10 +41,14 @@ class Task(LanguageTask):
         if size is None:
             return self.encode(columns, tokenizer, max_length)
         whole = {"input_ids": self._ids(columns, tokenizer), "row": columns["row"]}
-        cut = likelihood.blocks(whole, min(size, max_length))
+        cut = likelihood.blocks(whole, min(size, max_length), separate=self.options["separate"])
+        made = _encoded(cut["input_ids"], cut["row"])
+        if "position" in cut:
+            made["position"] = cut["position"]
+            made["num_predicted"] = [sum(place > 0 for place in places) for places in cut["position"]]
         # The last block may be a single token, which predicts nothing.
-        kept = [place for place, ids in enumerate(cut["input_ids"]) if len(ids) > 1]
-        return _encoded([cut["input_ids"][place] for place in kept], [cut["row"][place] for place in kept])
+        kept = [place for place, number in enumerate(made["num_predicted"]) if number]
+        return {name: [values[place] for place in kept] for name, values in made.items()}
 
     def _ids(self, columns: dict[str, list[Any]], tokenizer: Any) -> list[list[int]]:
         begin, end = delimiters(likelihood.require_tokenizer(tokenizer))
@@ -51,7 +56,13 @@ class Task(LanguageTask):
         return [[begin, *ids, end] for ids in texts]
 
     def collate(self, rows: list[dict[str, Any]], tokenizer: Any) -> Batch:
-        return collate(rows, [row["input_ids"] for row in rows], tokenizer)
+        labels = [row["input_ids"] for row in rows]
+        if rows and "position" in rows[0]:
+            labels = [
+                [token if place else IGNORED for token, place in zip(row["input_ids"], row["position"], strict=True)]
+                for row in rows
+            ]
+        return collate(self, rows, labels, tokenizer)
 
     def predictions(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """The logits of each position predict the token after it."""
@@ -72,16 +83,9 @@ def delimiters(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     return int(end if begin is None else begin), int(end)
 
 
-def collate(rows: list[dict[str, Any]], labels: list[list[int]], tokenizer: PreTrainedTokenizerBase) -> Batch:
+def collate(
+    task: LanguageTask, rows: list[dict[str, Any]], labels: list[list[int]], tokenizer: PreTrainedTokenizerBase
+) -> Batch:
     """Padded on the right; `labels` a token each, `IGNORED` where it is not predicted."""
-    from torch import tensor
-
-    ids = [row["input_ids"] for row in rows]
-    return {
-        "inputs": {
-            "input_ids": likelihood.pad(ids, likelihood.pad_id(tokenizer)),
-            "attention_mask": likelihood.pad([[1] * len(one) for one in ids], 0),
-        },
-        "labels": likelihood.pad(labels, IGNORED),
-        "index": tensor([row["index"] for row in rows]),
-    }
+    shown = [row["input_ids"] for row in rows]
+    return {**likelihood.inputs(rows, shown, task, tokenizer), "labels": likelihood.pad(labels, IGNORED)}

@@ -81,7 +81,7 @@ class Task(LanguageTask):
         labels = [
             [IGNORED] * len(prompt) + row["input_ids"][len(prompt) :] for prompt, row in zip(asked, rows, strict=True)
         ]
-        batch = causal_lm.collate(rows, labels, tokenizer)
+        batch = causal_lm.collate(self, rows, labels, tokenizer)
         if self.writes:
             batch["prompts"] = {
                 "input_ids": likelihood.pad(asked, likelihood.pad_id(tokenizer), left=True),

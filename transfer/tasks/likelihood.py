@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,9 +12,10 @@ import torch.nn.functional as F
 import transformers
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from transfer.errors import Problem, UserError
+from transfer.tasks import packing
 from transfer.tasks.base import BaseTask, Batch, Predicted
 
 # The label of a token that is not predicted, as in torch and transformers.
@@ -30,9 +31,20 @@ class LanguageTask(BaseTask):
 
     problem_type = "none"
     metric_names: tuple[str, ...] = ("perplexity", "accuracy")
+    # Whether a token reads only those before it.
+    one_way: ClassVar[bool] = True
+    first_position = 0
 
     def model_settings(self) -> dict[str, Any]:
         return {}
+
+    def meet(self, model: PreTrainedModel, tokenizer: Any, key: str) -> None:
+        """Find out how this model is told where each text of a block begins."""
+        if self.options.get("separate"):
+            size = min(self.options["block_size"], self.task.max_length)
+            self.first_position = packing.first_position(
+                model, pad_id(tokenizer), size, one_way=self.one_way, key=f"{key}.options.separate"
+            )
 
     def same_head(self, config: Any) -> bool:
         models = getattr(transformers, self.auto_class)._model_mapping
@@ -40,7 +52,8 @@ class LanguageTask(BaseTask):
         return head is not None and head in (config.architectures or [])
 
     def encoding_options(self) -> dict[str, Any]:
-        return {name: self.options[name] for name in ("block_size",) if name in self.options}
+        chosen = {name: self.options[name] for name in ("block_size",) if name in self.options}
+        return chosen | ({"separate": True} if self.options.get("separate") else {})
 
     def example_weights(self, encoded: Dataset) -> np.ndarray:
         """How many tokens are predicted of each row."""
@@ -121,19 +134,24 @@ def require_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase:
 
 
 def block_problems(options: dict[str, Any], max_length: int, key: str) -> list[Problem]:
-    """What is wrong with `block_size`."""
-    size = options["block_size"]
-    if size is None or (isinstance(size, int) and not isinstance(size, bool) and 2 <= size <= max_length):
-        return []
-    allowed = f"null (a row for each text), or 2 to {max_length} tokens ({key}.max_length)"
-    return [Problem(f"{key}.options.block_size", size, allowed, "")]
+    """What is wrong with `block_size` and `separate`."""
+    size, separate = options["block_size"], options["separate"]
+    found = []
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or not 2 <= size <= max_length):
+        allowed = f"null (a row for each text), or 2 to {max_length} tokens ({key}.max_length)"
+        found.append(Problem(f"{key}.options.block_size", size, allowed, ""))
+    if not isinstance(separate, bool) or (separate and size is None):
+        allowed = "true with a block_size, or false" if isinstance(separate, bool) else "true or false"
+        found.append(Problem(f"{key}.options.separate", separate, allowed, ""))
+    return found
 
 
-def blocks(columns: dict[str, list[Any]], size: int) -> dict[str, list[Any]]:
+def blocks(columns: dict[str, list[Any]], size: int, *, separate: bool = False) -> dict[str, list[Any]]:
     """All rows behind each other and cut into blocks of `size` tokens; the rest is a shorter block.
 
     Args:
         columns: `row`, and lists of the same length a row. A block has the number of the row in which it begins.
+        separate: with `position`, the place of each token in its text, as far as that is in the block.
     """
     lists = {name: values for name, values in columns.items() if name != "row"}
     lengths = [len(ids) for ids in next(iter(lists.values()))]
@@ -141,7 +159,23 @@ def blocks(columns: dict[str, list[Any]], size: int) -> dict[str, list[Any]]:
     starts = range(0, len(owner), size)
     joined = {name: [value for ids in values for value in ids] for name, values in lists.items()}
     cut = {name: [values[start : start + size] for start in starts] for name, values in joined.items()}
+    if separate:
+        texts = np.repeat(np.arange(len(lengths)), lengths)
+        cut["position"] = [packing.positions(texts[start : start + size].tolist()) for start in starts]
     return {**cut, "row": [int(owner[start]) for start in starts]}
+
+
+def inputs(rows: list[dict[str, Any]], shown: Sequence[Sequence[int]], task: LanguageTask, tokenizer: Any) -> Batch:
+    """The tokens that are shown of each row, padded on the right, as `inputs` of a batch, with its `index`."""
+    made = {"input_ids": pad(shown, pad_id(tokenizer))}
+    batch: Batch = {"inputs": made, "index": torch.tensor([row["index"] for row in rows])}
+    if "position" in rows[0]:
+        places = pad([row["position"] for row in rows], 0)
+        made |= packing.inputs(places, one_way=task.one_way, first=task.first_position)
+        batch["num_padding"] = torch.tensor([made["input_ids"].shape[1] - len(ids) for ids in shown])
+    else:
+        made["attention_mask"] = pad([[1] * len(ids) for ids in shown], 0)
+    return batch
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:

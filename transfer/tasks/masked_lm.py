@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from transfer.errors import Problem, UserError
 from transfer.tasks import likelihood
@@ -23,14 +22,16 @@ class Task(LanguageTask):
     row's number alone: epochs, arms and ranks are asked the same. With `whole_word` all pieces of a word are predicted
     or none, save that a last word may be cut so that the number comes out.
 
-    With `block_size` the training texts are put behind each other, special tokens included, and cut into blocks; in
-    evaluation a text is a row, cut at `max_length`.
+    With `block_size` the training texts are put behind each other, special tokens included, and cut into blocks; with
+    `separate` each is read as if it were alone, by models whose attention can be told so. In evaluation a text is a
+    row, cut at `max_length`.
     """
 
     auto_class = "AutoModelForMaskedLM"
     pipeline = "fill-mask"
+    one_way = False
     special_tokens = {"mask_token": "[MASK]"}  # noqa: RUF012
-    default_options = {"mlm_probability": 0.15, "whole_word": False, "block_size": None}  # noqa: RUF012
+    default_options = {"mlm_probability": 0.15, "whole_word": False, "block_size": None, "separate": False}  # noqa: RUF012
 
     def problems(self, key: str) -> list[Problem]:
         found = super().problems(key) + likelihood.block_problems(self.options, self.task.max_length, key)
@@ -49,7 +50,7 @@ class Task(LanguageTask):
         if size is None:
             return self.encode(columns, tokenizer, max_length)
         whole = {**self._tokens(columns, tokenizer, None), "row": columns["row"]}
-        return self._encoded(likelihood.blocks(whole, min(size, max_length)))
+        return self._encoded(likelihood.blocks(whole, min(size, max_length), separate=self.options["separate"]))
 
     def _tokens(self, columns: dict[str, list[Any]], tokenizer: Any, max_length: int | None) -> dict[str, list[Any]]:
         """Token ids, and the number of the word that each belongs to: -1 for special tokens."""
@@ -84,16 +85,12 @@ class Task(LanguageTask):
     def encoding_options(self) -> dict[str, Any]:
         return super().encoding_options() | {"mlm_probability": self.options["mlm_probability"]}
 
+    def draws_inputs(self) -> bool:
+        return True
+
     def collate(self, rows: list[dict[str, Any]], tokenizer: Any) -> Batch:
         shown, labels = zip(*(self._masked(row, tokenizer) for row in rows), strict=True)
-        return {
-            "inputs": {
-                "input_ids": likelihood.pad(shown, likelihood.pad_id(tokenizer)),
-                "attention_mask": likelihood.pad([[1] * len(ids) for ids in shown], 0),
-            },
-            "labels": likelihood.pad(labels, IGNORED),
-            "index": torch.tensor([row["index"] for row in rows]),
-        }
+        return {**likelihood.inputs(rows, shown, self, tokenizer), "labels": likelihood.pad(labels, IGNORED)}
 
     def _masked(self, row: dict[str, Any], tokenizer: Any) -> tuple[list[int], list[int]]:
         """What the model is shown of a row, and what it has to predict."""

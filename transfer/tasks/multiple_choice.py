@@ -38,6 +38,10 @@ class Task(BaseTask):
         models = getattr(transformers, self.auto_class)._model_mapping
         return type(config) in models and models[type(config)].__name__ in (config.architectures or [])
 
+    @property
+    def texts_per_row(self) -> int:
+        return len(self.labels)
+
     def encode(self, columns: dict[str, list[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
         """Of every input a list with one entry an answer; `length` is that of the longest."""
         firsts, seconds = _pairs(columns)
