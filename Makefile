@@ -8,7 +8,7 @@ DEMO := movies_to_products
 # Where records go; the folder is kept, so that a second `make demo` has nothing left to train.
 OUTPUTS ?= outputs
 
-.PHONY: demo test test-all check lint types install wheel clean
+.PHONY: demo test test-all check bench lint types install wheel clean
 
 demo: $(STAMP)
 	$(BIN)/transfer run -m experiment=$(DEMO) arm=transfer,direct,scratch seed=0,1 output_dir=$(OUTPUTS)
@@ -24,6 +24,10 @@ test-all: $(STAMP)
 	$(PYTEST)
 
 check: lint types test-all
+
+# Speed beside Hugging Face's Trainer and a bare loop -> benchmarks/results/. BENCH='--only full --repeats 1' for a part.
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.speed $(BENCH)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
