@@ -10,18 +10,18 @@ from transfer.paths import PACKAGE
 # that has a layer of its own is named with it.
 LAYERS = [
     "cli __main__ arguments",
-    "compose explain sweep run rerun prefetch export adapter_export onnx_export listing doctor completion study "
-    "uploads tracking_workspace",
-    "launch preflight preload",
+    "compose estimate explain sweep run rerun prefetch export adapter_export onnx_export listing doctor completion "
+    "study uploads tracking_workspace",
+    "launch measuring preflight preload",
     "stages testing",
     "predict recording tracking tracking_study evaluation",
     "tracking_start",
     "module initial architecture image_inputs legs multitask",
-    "adaptation parallel_adapter shared regularizers averaging optim freezing checkpoints gradients memory progress "
-    "ranks row_files sweep.pruning sweep.storage sweep.choices",
+    "adaptation parallel_adapter shared regularizers averaging optim freezing checkpoints gradients memory operations "
+    "progress ranks row_files sweep.pruning sweep.storage sweep.choices",
     "nodes sharding",
     "validation limits crossvalidation devices methods plan identity",
-    "tasks models data mixture weights floors parameters hardware",
+    "tasks models data mixture weights floors parameters hardware peak",
     "config records wandb_environment",
     "paths interruption",
     "errors",

@@ -82,9 +82,18 @@ def _run(arguments: list[str]) -> int:
 
     _log_to_stderr()
     nodes.require_one_process()
+    if "--estimate" in arguments:
+        return _estimate([argument for argument in arguments if argument != "--estimate"])
     wandb_environment.require_one_run(arguments)
     with interruption.listen():
         compose.app(arguments, _job)
+    return 0
+
+
+def _estimate(arguments: list[str]) -> int:
+    from transfer import compose, estimate
+
+    estimate.print_estimate(compose.ahead(arguments))
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.callbacks import Callbacks
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -17,10 +18,11 @@ from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from hydra.types import RunMode
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from transfer import plan as planning
 from transfer.config import Config
 from transfer.errors import Problem, UserError
 from transfer.explain import (
@@ -34,12 +36,17 @@ from transfer.explain import (
     valid_keys,
 )
 from transfer.paths import search_folders, shipped
+from transfer.sweep.ahead import Ahead, of_sweep
 from transfer.sweep.work import Work
+from transfer.validation import validate
 
 # Mappings of a sweeper or a launcher whose keys are the user's.
 FREE_SETTINGS = tuple(f"hydra.sweeper.{name}" for name in ("params", "sampler_options", "pruner_options")) + tuple(
     f"hydra.launcher.{name}" for name in ("ray.init", "ray.remote", "additional_parameters")
 )
+
+
+MULTIRUN = ("-m", "--multirun")
 
 
 class ExperimentSource(ConfigSource):
@@ -134,6 +141,34 @@ def compose(overrides: list[str]) -> Config:
         raise explain(error) from error
 
 
+def ahead(arguments: list[str]) -> Ahead:
+    """The runs that `transfer run ARGUMENTS` would start, none of which is.
+
+    Raises:
+        UserError: as on the command line, where no run can be started.
+    """
+    register()
+    GlobalHydra.instance().clear()
+    accepted = _accepted(arguments)
+    overrides = [argument for argument in accepted if argument not in MULTIRUN]
+    if options := [argument for argument in overrides if argument.startswith("-")]:
+        raise UserError(Problem("--estimate", " ".join(options), "KEY=VALUE and -m beside it", "leave one of them out"))
+    try:
+        with hydra.initialize_config_dir(str(shipped("conf")), version_base="1.3"):
+            app: Any = GlobalHydra.instance().hydra
+            if len(overrides) == len(accepted) and app.get_mode("config", list(overrides)) is not RunMode.MULTIRUN:
+                config = to_config(hydra.compose("config", overrides))
+                validate(config)
+                return Ahead([planning.make(config)])
+            master = app.compose_config("config", [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+            context = HydraContext(config_loader=app.config_loader, callbacks=Callbacks(master))
+            return of_sweep(context, master, list(master.hydra.overrides.task))
+    except Exception as error:
+        if not is_composition_error(error):
+            raise
+        raise explain(error) from error
+
+
 def to_config(composed: DictConfig) -> Config:
     """The composed DictConfig as plain dataclasses: below this nobody knows Hydra.
 
@@ -200,7 +235,7 @@ def app(arguments: list[str], job: Callable[[Config, bool], Any]) -> None:
 
 def _accepted(arguments: list[str]) -> list[str]:
     """What Hydra's parser would refuse though it is meant plainly: a late `-m`, a new key of a free mapping."""
-    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    flags = [argument for argument in arguments if argument in MULTIRUN]
     rest = [argument for argument in arguments if argument not in flags]
     free = tuple(f"{key}{sign}" for key in (*free_mappings(), *FREE_SETTINGS) for sign in ".=")
     return flags + [f"++{argument}" if _is_new(argument, free) else argument for argument in rest]

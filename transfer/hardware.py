@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
+from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -80,6 +82,28 @@ def describe(accelerator: str, num_devices: int, precision: str) -> dict[str, An
         "num_cpus": num_cpus(),
         "precision": precision,
         "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def forget_peak_memory() -> None:
+    """From now on `peak_memory` speaks of what comes, where the system can forget (Linux) what was."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> dict[str, int | None]:
+    """The record's `memory`: the most that this process has had in main memory and on its GPU, in bytes."""
+    import resource
+
+    torch = sys.modules.get("torch")
+    on_gpu = torch is not None and torch.cuda.is_available()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch is not None and on_gpu else None,
     }
 
 

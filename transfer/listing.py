@@ -216,9 +216,24 @@ def _facts(record: Record) -> dict[str, str]:
         "weights": f"{tensors}; {weights['fraction_loaded']:.1%} of the backbone",
         "parents": ", ".join(parent["run_id"] for parent in record["parents"]) or "none",
         "time": f"{time['wall_s']:.1f} s in all, {time['train_s']:.1f} s of training, {speed}",
+        "computed": _computed(record["throughput"], record.get("memory") or {}),
         "hardware": f"{record['hardware'].get('device')}, {record['hardware'].get('precision')}",
         "code": f"commit {record['git']['commit']}{changes}",
     }
+
+
+def _computed(throughput: dict[str, Any], memory: dict[str, Any]) -> str:
+    """Operations and memory; what a record from before they were counted has not is left out."""
+    said = []
+    if throughput.get("train_flops"):
+        said.append(f"{throughput['train_flops'] / 1e12:,.3g} TFLOP in training steps")
+        said.append(f"{throughput['flops_per_s'] / 1e9:,.3g} GFLOP/s")
+    if throughput.get("model_flops_utilisation"):
+        peak = throughput["matrix_peak_flops_per_s"] / 1e9
+        said[-1] += f", {throughput['model_flops_utilisation']:.1%} of the {peak:,.4g} of the matrix peak"
+    parts = {"peak_rss_bytes": "of main memory", "peak_gpu_bytes": "on a GPU"}
+    said += [f"at most {memory[name] / 1e9:,.2f} GB {where}" for name, where in parts.items() if memory.get(name)]
+    return "; ".join(said) or "not counted"
 
 
 def print_sweep(output_dir: str, name: str) -> None:

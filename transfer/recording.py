@@ -11,6 +11,8 @@ from transfer.plan import Plan, data_name, has_data, source_name
 from transfer.weights import WeightReport
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
     from transfer.legs import Leg
     from transfer.module import TransferModule
     from transfer.stages import Outcome
@@ -46,12 +48,40 @@ def _frame(plan: Plan, status: str, started: str) -> dict[str, Any]:
         "parameters": {"total": 0, "trainable": 0},
         "data": {"fingerprint": files.fingerprint(plan.data, key=f"{plan.leg}.data"), **_fold(plan)},
         "time": {"started": started, "wall_s": 0.0, "train_s": 0.0},
-        "throughput": {"examples_per_s": 0.0, "tokens_per_s": 0.0},
+        "throughput": {"examples_per_s": 0.0, "tokens_per_s": 0.0, **_computed()},
+        "memory": {"peak_rss_bytes": None, "peak_gpu_bytes": None},
         "versions": hardware.versions(),
         "git": hardware.git(),
         "hardware": {},
         "overrides": list(plan.config.overrides),
         "config": {name: value for name, value in to_plain(plan.config).items() if name not in OF_THE_CALL},
+    }
+
+
+def _utilisation(plan: Plan, trainer: Trainer) -> dict[str, float | None]:
+    """What all ranks have computed in their training steps, and what part that is of what their devices can."""
+    from transfer.operations import Operations
+    from transfer.peak import matrix_peak
+
+    counted = next((each for each in trainer.callbacks if isinstance(each, Operations)), None)  # type: ignore[attr-defined]
+    if counted is None or not counted.seconds or not trainer.is_global_zero:
+        return _computed()
+    device = trainer.strategy.root_device.type
+    peak = matrix_peak(str(trainer.precision), device, plan.config.cache_dir) * trainer.world_size
+    per_s = counted.here / counted.seconds * trainer.world_size
+    return _computed(counted.seconds, counted.total * trainer.world_size, per_s, peak)
+
+
+def _computed(
+    steps_s: float = 0.0, train_flops: float = 0.0, flops_per_s: float = 0.0, peak: float | None = None
+) -> dict[str, float | None]:
+    """Seconds in training steps, the operations in all of them and in a second, and those of the machine's peak."""
+    return {
+        "steps_s": round(steps_s, 3),
+        "train_flops": float(f"{train_flops:.6g}"),
+        "flops_per_s": float(f"{flops_per_s:.6g}"),
+        "matrix_peak_flops_per_s": float(f"{peak:.6g}") if peak else None,
+        "model_flops_utilisation": float(f"{flops_per_s / peak:.4g}") if peak else None,
     }
 
 
@@ -88,7 +118,9 @@ def describe(
     record["throughput"] = {
         "examples_per_s": round(module.num_examples * trainer.world_size / max(outcome.train_s, 1e-9), 2),
         "tokens_per_s": round(module.num_tokens * trainer.world_size / max(outcome.train_s, 1e-9), 1),
+        **_utilisation(plan, trainer),
     }
+    record["memory"] = hardware.peak_memory()
     if module.splits != plan.trainer.accumulate_grad_batches:
         record["notes"] = [f"memory ran out: each batch of {plan.budget.batch_size} was cut in {module.splits} parts"]
     record["hardware"] = hardware.describe(plan.trainer.accelerator, plan.trainer.devices, str(trainer.precision))

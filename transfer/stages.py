@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from transfer.errors import Problem, UserError
 from transfer.gradients import GradientNorms
 from transfer.identity import local_folder
 from transfer.module import TransferModule
+from transfer.operations import Operations
 from transfer.plan import Plan
 from transfer.progress import progress_bar, quiet
 from transfer.tracking import Tracking
@@ -50,18 +52,20 @@ from transfer.weights import WeightReport
 log = logging.getLogger(__name__)
 
 
-def train(plan: Plan, parent: Path | None, splits: int | None = None) -> None:
+def train(plan: Plan, parent: Path | None, splits: int | None = None, watching: Sequence[Callback] = ()) -> None:
     """Train, test once, write predictions, weights and the record.
 
     Args:
         plan: the run.
         parent: the model folder that it starts from.
         splits: into how many parts a step is cut, where memory has run out before.
+        watching: callbacks that only look.
 
     Raises:
         UserError: for what is wrong with data, model or weights, before any training.
     """
     started, clock = records.now(), time.monotonic()
+    hardware.forget_peak_memory()
     quiet()
     leg = legs.load(plan)
     for note in leg.splits.notes + legs.overlap(plan, leg).leaks:
@@ -86,7 +90,8 @@ def train(plan: Plan, parent: Path | None, splits: int | None = None) -> None:
     log.info("%s: %s", names, freezing.describe(frozen.plan, whole))
     frozen.prepare(distributed=plan.trainer.devices * plan.trainer.num_nodes > 1)
     module = multitask.module(further, whole, task, plan, frozen, splits, adapted, regularizer)
-    outcome = _fit_and_test(plan, module, data, [frozen, *([l2_sp] if l2_sp else [])], parent)
+    callbacks = [frozen, *([l2_sp] if l2_sp else []), Operations(whole, frozen, data), *watching]
+    outcome = _fit_and_test(plan, module, data, callbacks, parent)
     try:
         record = recording.describe(plan, leg, module, report, outcome, started) | multitask.describe(further, data)
         with_floors = plan.arm and plan.config.floors and plan.config.test

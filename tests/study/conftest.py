@@ -51,7 +51,8 @@ class Study:
                 "subset_hash": f"subset-{seed}-{train_size}",
             },
             "time": {"started": f"2025-01-01T00:{number:02d}:00", "wall_s": 10.0 + seed, "train_s": 8.0 + seed},
-            "throughput": {"examples_per_s": 50.0},
+            "throughput": {"examples_per_s": 50.0, "train_flops": 3e12, "model_flops_utilisation": 0.25},
+            "memory": {"peak_rss_bytes": 700_000_000, "peak_gpu_bytes": None},
             "config": {
                 "seed": seed,
                 "data_seed": 0,

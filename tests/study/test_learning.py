@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from transfer.study import details
+from transfer.study import detail_sections, details
 from transfer.study.compare import compare
 from transfer.study.learning import curve, speed
 
@@ -67,6 +67,8 @@ def test_the_source_is_paid_for_once(study):
     assert (cost.wall_s, cost.num_runs, uses) == (10.0, 1, 2)
     arms = {cost.label: cost for cost in found.costs}
     assert (arms["scratch"].wall_s, arms["scratch"].train_s, arms["scratch"].examples_per_s) == (10.5, 8.5, 50.0)
+    assert (cost.train_flops, cost.model_flops_utilisation, cost.peak_bytes) == (3e12, 0.25, 7e8)
+    assert [row[-3:] for row in detail_sections.costs(found).table.rows] == [["3", "25.0 %", "0.70 GB"]] * 3
 
 
 def test_a_source_of_another_experiment_is_found_beside_it(study):

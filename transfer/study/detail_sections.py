@@ -160,6 +160,9 @@ def costs(details: Details) -> Section:
             _seconds(found.wall_s),
             "" if math.isnan(found.examples_per_s) else f"{found.examples_per_s:,.1f}",
             "" if math.isnan(found.padding_fraction) else f"{100 * found.padding_fraction:.1f} %",
+            "" if math.isnan(found.train_flops) else f"{found.train_flops / 1e12:,.3g}",
+            "" if math.isnan(found.model_flops_utilisation) else f"{100 * found.model_flops_utilisation:.1f} %",
+            "" if math.isnan(found.peak_bytes) else f"{found.peak_bytes / 1e9:,.2f} GB",
         ]
         for found in (*details.costs, *(source for source, _ in details.sources))
     ]
@@ -167,8 +170,11 @@ def costs(details: Details) -> Section:
         return Section("What it cost")
     notes = ["Means of a run."]
     notes += [f"{source.label} was trained once, for {times(uses, 'run', 'runs')}." for source, uses in details.sources]
-    head = ["labels", "arm", "runs", "training", "in all", "examples/s", "padding"]
-    return Section("What it cost", table=Table(head, rows, frozenset({0, 2, 3, 4, 5, 6})), notes=[" ".join(notes)])
+    if any(not math.isnan(found.model_flops_utilisation) for found in details.costs):
+        notes.append("TFLOP and use are of the training steps: use is what they reach of the machine's matrix product.")
+    head = ["labels", "arm", "runs", "training", "in all", "examples/s", "padding", "TFLOP", "use", "memory"]
+    numbers = frozenset({0, *range(2, len(head))})
+    return Section("What it cost", table=Table(head, rows, numbers), notes=[" ".join(notes)])
 
 
 def _seconds(value: float) -> str:

@@ -47,7 +47,11 @@ class Parents:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a strategy's runs took on the average; nan where not recorded. `padding_fraction` is of the tokens."""
+    """What a strategy's runs took on the average; nan where not recorded.
+
+    `padding_fraction` is of the tokens, `model_flops_utilisation` of the machine's matrix peak; `peak_bytes` are those
+    of a GPU, or of main memory where there was none.
+    """
 
     label: str
     num_labels: int | None
@@ -56,6 +60,9 @@ class Cost:
     train_s: float
     examples_per_s: float
     padding_fraction: float
+    train_flops: float
+    model_flops_utilisation: float
+    peak_bytes: float
 
 
 def cost(label: str, num_labels: int | None, runs: Sequence[Record]) -> Cost:
@@ -73,4 +80,7 @@ def cost(label: str, num_labels: int | None, runs: Sequence[Record]) -> Cost:
         mean("time", "train_s"),
         mean("throughput", "examples_per_s"),
         mean("throughput", "padding_fraction"),
+        mean("throughput", "train_flops"),
+        mean("throughput", "model_flops_utilisation"),
+        mean("memory", "peak_gpu_bytes" if mean("memory", "peak_gpu_bytes") > 0 else "peak_rss_bytes"),
     )

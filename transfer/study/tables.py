@@ -254,5 +254,8 @@ def _costs(details: Details) -> Iterator[Line]:
             "mean_wall_s": found.wall_s,
             "mean_examples_per_s": found.examples_per_s,
             "mean_padding_fraction": found.padding_fraction,
+            "mean_train_flops": found.train_flops,
+            "mean_model_flops_utilisation": found.model_flops_utilisation,
+            "mean_peak_bytes": found.peak_bytes,
             "runs_it_served": uses,
         }

@@ -54,18 +54,23 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        given = parser.parse_overrides(arguments)
-        named = {override.get_key_element() for override in given}
-        axes = parser.parse_overrides([f"{key}={value}" for key, value in self.params.items() if key not in named])
-        combinations = list(_combinations([*axes, *given]))
         with records.without_collector():
-            jobs, configs, mistakes = freeze(self.hydra_context, self.config, parser, combinations)
+            combined = combinations(parser, self.params, arguments)
+            jobs, configs, mistakes = freeze(self.hydra_context, self.config, parser, combined)
         ledger = _ledger(jobs, configs, arguments, str(self.config.output_dir), self.config.sweep_name)
         require_writable(ledger.output_dir)
         ledger.write(configs)
         returned = run_jobs(ledger, self.launcher, mistakes)
         conclude(ledger, mistakes)
         return returned
+
+
+def combinations(parser: OverridesParser, params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job: of all axes of the command line, and of `params` where it says nothing of a key."""
+    given = parser.parse_overrides(list(arguments))
+    named = {override.get_key_element() for override in given}
+    axes = parser.parse_overrides([f"{key}={value}" for key, value in params.items() if key not in named])
+    return list(_combinations([*axes, *given]))
 
 
 def _combinations(overrides: Sequence[Override]) -> Iterator[list[str]]:

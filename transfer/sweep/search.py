@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
@@ -23,6 +23,10 @@ from transfer.config import Config, Stage, to_plain
 from transfer.errors import Problem, UserError
 from transfer.paths import require_writable
 from transfer.sweep import launching
+
+if TYPE_CHECKING:
+    from transfer.sweep.settings import Settings
+    from transfer.sweep.space import Space
 
 log = logging.getLogger(__name__)
 
@@ -89,28 +93,19 @@ class OptunaSweeper(Sweeper):
         self.launcher = launching.make(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
-        from transfer.sweep import outcome, space
+        from transfer.sweep import outcome
         from transfer.sweep.attempts import Search
         from transfer.sweep.composer import Composer
         from transfer.sweep.ledger import Ledger
-        from transfer.sweep.settings import Settings
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        base = _base(self.config)
-        if base.config.force:
-            action = "leave force out; for the same search anew, give it another sweep_name"
-            raise UserError(Problem("force", True, "false: what a search has found out is kept and built on", action))
-        searched = space.read(parser, self.params, arguments, base.seed_key)
-        settings = Settings(**self.settings)
-        settings.check(searched)
+        base, searched, settings = self.read(parser, self.config, arguments)
         if (points := settings.num_points(searched)) > settings.num_trials:
             log.warning(
                 "the grid has %d points, and hydra.sweeper.num_trials=%d ends it before", points, settings.num_trials
             )
-        settings.seeds = tuple(settings.seeds or searched.seeds or [base.seed])
-        identity = base.identity | {"space": searched.identity, "seeds": settings.seeds}
-        name = base.config.sweep_name or _name(base, identity, settings.identity)
-        ledger = Ledger(name, Path(base.config.output_dir), arguments, records.now())
+        identity = _identity(base, searched, settings)
+        ledger = Ledger(self.name(base, searched, settings), Path(base.config.output_dir), arguments, records.now())
         require_writable(ledger.folder)
         composer = Composer(self.hydra_context, self.config, parser)
         trials = _open(ledger.folder, base, searched, settings, records.fingerprint(identity))
@@ -118,6 +113,34 @@ class OptunaSweeper(Sweeper):
         search.run()
         outcome.conclude(search)
         return search.returned
+
+    def read(self, parser: OverridesParser, master: DictConfig, arguments: list[str]) -> tuple[Base, Space, Settings]:
+        """What is searched, where, and how.
+
+        Raises:
+            UserError: with what is wrong with it.
+        """
+        from transfer.sweep import space
+        from transfer.sweep.settings import Settings
+
+        base = _base(master)
+        if base.config.force:
+            action = "leave force out; for the same search anew, give it another sweep_name"
+            raise UserError(Problem("force", True, "false: what a search has found out is kept and built on", action))
+        searched = space.read(parser, self.params, arguments, base.seed_key)
+        settings = Settings(**self.settings)
+        settings.check(searched)
+        settings.seeds = tuple(settings.seeds or searched.seeds or [base.seed])
+        return base, searched, settings
+
+    @staticmethod
+    def name(base: Base, searched: Space, settings: Settings) -> str:
+        """That of the search's folder."""
+        return base.config.sweep_name or _name(base, _identity(base, searched, settings), settings.identity)
+
+
+def _identity(base: Base, searched: Space, settings: Settings) -> dict[str, Any]:
+    return base.identity | {"space": searched.identity, "seeds": settings.seeds}
 
 
 def _base(master: DictConfig) -> Base:
