@@ -13,11 +13,12 @@ LAYERS = [
     "compose estimate explain sweep run rerun prefetch export adapter_export onnx_export listing doctor completion "
     "study uploads tracking_workspace",
     "launch measuring preflight preload",
-    "stages testing",
+    "stages testing prefix.together",
+    "prefix.heads",
     "predict recording tracking tracking_study evaluation",
     "tracking_start",
     "module initial architecture image_inputs legs multitask",
-    "adaptation parallel_adapter shared regularizers averaging optim freezing checkpoints gradients memory operations "
+    "prefix adaptation parallel_adapter shared regularizers averaging optim freezing checkpoints gradients memory operations "
     "progress ranks row_files sweep.pruning sweep.storage sweep.choices",
     "nodes sharding",
     "validation limits crossvalidation devices methods plan identity",

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -54,12 +55,16 @@ class BestWeights(Callback):
     def take(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights of this validation if they are the best so far."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        model: Any = pl_module.model
+        self.see(metrics, trainer.global_step, lambda: sharding.held(model))
+
+    def see(self, metrics: dict[str, float], step: int, weights: Callable[[], dict[str, torch.Tensor]]) -> None:
+        """Keep the weights with these metrics if they are the best so far; only then they are asked for."""
         # Nothing compares with nan: once kept, it would never be beaten.
         score = (_comparable(self.sign * metrics[f"val/{self.monitor}"]), _comparable(-metrics["val/loss"]))
         if self.best is None or score > self.best:
-            self.best, self.step, self.metrics = score, trainer.global_step, metrics
-            model: Any = pl_module.model
-            self.weights = sharding.held(model)
+            self.best, self.step, self.metrics = score, step, metrics
+            self.weights = weights()
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"best": self.best, "step": self.step, "metrics": self.metrics, "weights": self.weights}

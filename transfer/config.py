@@ -303,6 +303,8 @@ class Averaging:
 class Trainer:
     """What goes to Lightning's Trainer, in its own words, and how a run makes use of the machine.
 
+    `num_workers: null` is none, or as many as the first steps show to be worth it, where loading takes long.
+
     With `feature_cache` the frozen part of a model is computed once for each row and kept on disk, in the cache folder,
     of which it takes at most `feature_cache_gb` (10^9 bytes); what was not used for longest is thrown away first.
     """
@@ -315,7 +317,7 @@ class Trainer:
     gradient_clip_val: Optional[float] = 1.0
     accumulate_grad_batches: int = 1
     halve_on_out_of_memory: bool = True
-    num_workers: int = 0
+    num_workers: Optional[int] = None
     feature_cache: bool = True
     feature_cache_gb: float = 10.0
     log_every_n_steps: int = 10

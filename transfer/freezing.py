@@ -177,8 +177,18 @@ class FreezingCallback(Callback):
     def rest(self) -> None:
         """Put what is frozen into eval mode; called whenever the model is put into training mode."""
         if self.model.training:
-            for module in frozen_modules(self.model, self.active):
+            for module in [*frozen_modules(self.model, self.active), *self._between_frozen()]:
                 module.eval()
+
+    def _between_frozen(self) -> list[nn.Module]:
+        """The dropout that some (GPT-2) have between embeddings and first layer, where both are frozen."""
+        from torch.nn import Dropout
+
+        layers = parameters.layers(self.model)
+        first = f"{layers[min(layers)]}." if layers else ""
+        if not first or any(name.startswith(first) for name in self.active):
+            return []
+        return [child for child in self.model.base_model.children() if isinstance(child, Dropout)]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A run resumed in mid-epoch is past the start of that epoch, and Lightning does not come back to it.

@@ -74,8 +74,9 @@ def _not_negative(config: Config) -> Iterable[Problem]:
         "source.optimizer.weight_decay": config.source.optimizer.weight_decay,
         "optimizer.weight_decay": config.optimizer.weight_decay,
         "scratch.weight_decay": config.scratch.weight_decay,
-        "trainer.num_workers": config.trainer.num_workers,
+        "trainer.num_workers": config.trainer.num_workers or 0,
         "trainer.checkpoint_every_s": config.trainer.checkpoint_every_s,
+        "trainer.feature_cache_gb": config.trainer.feature_cache_gb,
     }
     for key, value in at_least_zero.items():
         if not value >= 0:

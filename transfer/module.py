@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import SumMetric
 from transformers import PreTrainedModel
@@ -17,12 +18,14 @@ from transfer.adaptation import Adapted
 from transfer.data.module import TransferData
 from transfer.freezing import FreezingCallback, batch_norms_at_rest
 from transfer.plan import Plan
+from transfer.prefix.cache import EVER, FeatureCache
 from transfer.regularizers import Forward
 from transfer.tasks.base import Predicted
 
 log = logging.getLogger(__name__)
 
-EVALUATIONS = ("val", "test")
+# What Lightning and the metrics call them, and what the splits are called.
+EVALUATIONS = {"val": "validation", "test": "test"}
 
 
 class TransferModule(LightningModule):
@@ -41,6 +44,7 @@ class TransferModule(LightningModule):
         splits: int | None = None,
         adapted: Adapted | None = None,
         regularizer: Forward | None = None,
+        features: FeatureCache | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -49,6 +53,7 @@ class TransferModule(LightningModule):
         self.freezing = freezing
         self.adapted = adapted
         self.regularizer = regularizer
+        self.features = features
         self.splits = splits or plan.trainer.accumulate_grad_batches
         self.evaluation_splits = 1
         self._has_gradient = False
@@ -61,6 +66,9 @@ class TransferModule(LightningModule):
         self.tested: tuple[list[int], Predicted] = ([], Predicted([]))
         self.num_examples = 0
         self.num_tokens = 0
+        # On the device, where to ask for its value would be to wait for the step.
+        self.num_padding = torch.zeros((), dtype=torch.int64)
+        self._num_rows = 0
 
     def configure_model(self) -> None:
         if sharding.is_sharded(self.trainer):
@@ -74,23 +82,36 @@ class TransferModule(LightningModule):
             self.freezing.rest()
         return self
 
-    def forward(self, batch: dict[str, Any]) -> Any:
+    def forward(self, batch: dict[str, Any], split: str = "train") -> Any:
         if self.regularizer is not None and self.training:
             return self.regularizer.outputs(self.model, batch["inputs"])
+        if self.features is not None:
+            return self.features.outputs(self.model, batch, split, self.phase())
         return self.model(**batch["inputs"])
+
+    def phase(self) -> float:
+        """The epoch that is trained now; elsewhere weights of any epoch may be at work."""
+        return float(self.trainer.current_epoch) if self.trainer.state.fn == TrainerFn.FITTING else EVER
+
+    def on_train_start(self) -> None:
+        if self.features is not None:
+            self.features.before_training(self.trainer)
+
+    def on_test_start(self) -> None:
+        if self.features is not None:
+            self.features.before_testing(self.trainer)
 
     def on_train_epoch_start(self) -> None:
         loader: Any = self.trainer.train_dataloader
         loader.batch_sampler.set_epoch(self.trainer.current_epoch)
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
-        # Dropout is drawn from (seed, step, rank), so that a run resumed at this step draws the same again.
-        step = self.trainer.fit_loop.total_batch_idx
-        torch.manual_seed((self.plan.seeds.order * 1_000_003 + step) * 64 + self.global_rank)
+        seed_dropout(self.plan, self.trainer.fit_loop.total_batch_idx, self.global_rank)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
+        self._num_rows = len(batch["index"])
         total, loss = torch.zeros((), device=self.device), torch.empty(0)
         cut = memory.equally_many if sharding.is_sharded(self.trainer) else memory.parts
         parts = list(cut(batch, self.splits))
@@ -103,7 +124,7 @@ class TransferModule(LightningModule):
                 with torch.autocast(self.device.type, enabled=False):
                     self.trainer.strategy.backward(loss, None)
             self._has_gradient = False
-        size = len(batch["index"])
+        size = self._num_rows
         self.log("train/loss", total, prog_bar=True, batch_size=size, sync_dist=self.trainer.world_size > 1)
         return loss
 
@@ -148,16 +169,22 @@ class TransferModule(LightningModule):
             )
 
     def _can_split(self, error: Exception) -> bool:
-        rows = self.plan.budget.batch_size // self.trainer.world_size
         # With the gradient there, it is the optimizer's own state that has no room, and may be half updated.
         wanted = self.plan.trainer.halve_on_out_of_memory and not self._has_gradient
-        return wanted and self.splits < rows and memory.is_out_of_memory(error)
+        return wanted and self.splits < self._num_rows and memory.is_out_of_memory(error)
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
         rows = int((batch["share"] > 0).sum())
         self.num_examples += rows
         mask = batch["inputs"].get("attention_mask")
-        self.num_tokens += rows if mask is None else mask.numel()
+        if "num_padding" in batch:  # the mask says more than that
+            self.num_tokens += batch["inputs"]["input_ids"].numel()
+            self.num_padding = self.num_padding + batch["num_padding"].sum()
+        elif mask is None:
+            self.num_tokens += rows
+        else:
+            self.num_tokens += mask.numel()
+            self.num_padding = self.num_padding + (mask == 0).sum()
 
     def _evaluate(self, batch: dict[str, Any], split: str) -> None:
         """Loss and answers of a batch, in parts where memory runs out; here no process waits for another."""
@@ -179,7 +206,7 @@ class TransferModule(LightningModule):
             log.warning("out of memory: evaluating every batch in %d parts", self.evaluation_splits)
 
     def _evaluate_part(self, part: dict[str, Any], split: str) -> None:
-        outputs = self(part)
+        outputs = self(part, EVALUATIONS[split])
         self.task.testing = split == "test"
         answers = self.task.answers(self.model, outputs, part)
         weight = part["share"].sum()
@@ -194,7 +221,7 @@ class TransferModule(LightningModule):
 
     def computed(self, split: str, data: TransferData, world_size: int) -> dict[str, float]:
         """Metrics over the answers of all ranks, every encoded row once."""
-        name = {"val": "validation", "test": "test"}[split]
+        name = EVALUATIONS[split]
         index, answers = gather(self.answers, world_size)
         self.answers = []
         encoded, rows = data.encoded[name], data.rows[name]
@@ -277,6 +304,11 @@ class TransferModule(LightningModule):
         plateau = self.plan.scheduler.name == "plateau"
         every = {"interval": "epoch", "monitor": f"val/{task.monitor}"} if plateau else {"interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **every}}
+
+
+def seed_dropout(plan: Plan, step: int, rank: int = 0) -> None:
+    """Dropout is drawn from (seed, step, rank), so that a run resumed at this step draws the same again."""
+    torch.manual_seed((plan.seeds.order * 1_000_003 + step) * 64 + rank)
 
 
 def gather(answers: list[tuple[Tensor, Any]], world_size: int) -> tuple[list[int], Any]:

@@ -88,6 +88,21 @@ def depths(model: PreTrainedModel) -> dict[str, int | None]:
     return {name: depth(name) if inside(name) else None for name in names}
 
 
+def layers(model: PreTrainedModel) -> dict[int, str]:
+    """Depth -> name of the module that is the layer there; nothing for two stacks of layers."""
+    found = {}
+    for name, depth in ({} if has_two_stacks(model) else depths(model)).items():
+        match = LAYER.fullmatch(name) or SEQUENCE.fullmatch(name)
+        if match and depth is not None:
+            found[depth] = name[: match.end(1)]
+    return found
+
+
+def has_two_stacks(model: PreTrainedModel) -> bool:
+    """Whether one stack of layers reads and another one writes."""
+    return bool(model.config.is_encoder_decoder) or is_composed(model)
+
+
 def _stack(name: str) -> str:
     found = STACK.fullmatch(name)
     return found[1] if found else ""

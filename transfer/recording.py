@@ -48,7 +48,7 @@ def _frame(plan: Plan, status: str, started: str) -> dict[str, Any]:
         "parameters": {"total": 0, "trainable": 0},
         "data": {"fingerprint": files.fingerprint(plan.data, key=f"{plan.leg}.data"), **_fold(plan)},
         "time": {"started": started, "wall_s": 0.0, "train_s": 0.0},
-        "throughput": {"examples_per_s": 0.0, "tokens_per_s": 0.0, **_computed()},
+        "throughput": {"examples_per_s": 0.0, "tokens_per_s": 0.0, "padding_fraction": 0.0, **_computed()},
         "memory": {"peak_rss_bytes": None, "peak_gpu_bytes": None},
         "versions": hardware.versions(),
         "git": hardware.git(),
@@ -102,6 +102,8 @@ def describe(
     record["monitor"]["best"] = best.metrics.get(record["monitor"]["name"])
     record["weights"] = report.to_dict()
     record["parameters"] = outcome.parameters
+    if module.features is not None:
+        record["features"] = module.features.describe() | {"num_runs_together": outcome.num_together}
     if outcome.averaging is not None:
         record["averaging"] = outcome.averaging
     record["data"] |= {
@@ -118,12 +120,15 @@ def describe(
     record["throughput"] = {
         "examples_per_s": round(module.num_examples * trainer.world_size / max(outcome.train_s, 1e-9), 2),
         "tokens_per_s": round(module.num_tokens * trainer.world_size / max(outcome.train_s, 1e-9), 1),
+        "padding_fraction": round(int(module.num_padding) / max(module.num_tokens, 1), 4),
         **_utilisation(plan, trainer),
     }
     record["memory"] = hardware.peak_memory()
     if module.splits != plan.trainer.accumulate_grad_batches:
         record["notes"] = [f"memory ran out: each batch of {plan.budget.batch_size} was cut in {module.splits} parts"]
     record["hardware"] = hardware.describe(plan.trainer.accelerator, plan.trainer.devices, str(trainer.precision))
+    # As chosen, or as the first steps showed to be worth it.
+    record["hardware"]["num_workers"] = getattr(trainer.train_dataloader, "num_workers", 0)
     if outcome.rank_checksums:
         record["hardware"]["rank_checksums"] = outcome.rank_checksums
     return record

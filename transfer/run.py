@@ -65,7 +65,7 @@ def execute(plan: Plan, *, force: bool = False, wait: bool = True) -> Record:
         found = _complete(plan)
         if found and not force:
             return _there(plan, found) if _enough(plan, found) else _test(plan, found)
-        return _train(plan, _trained_parent(plan))
+        return _train(plan, trained_parent(plan))
 
 
 def _follow(plan: Plan) -> Record:
@@ -80,7 +80,7 @@ def _follow(plan: Plan) -> Record:
     return found
 
 
-def _trained_parent(plan: Plan) -> Path | None:
+def trained_parent(plan: Plan) -> Path | None:
     if plan.parent is None:
         return None
     if not _complete(plan.parent):

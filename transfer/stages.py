@@ -45,6 +45,8 @@ from transfer.identity import local_folder
 from transfer.module import TransferModule
 from transfer.operations import Operations
 from transfer.plan import Plan
+from transfer.prefix import cache as prefix
+from transfer.prefix import together
 from transfer.progress import progress_bar, quiet
 from transfer.tracking import Tracking
 from transfer.weights import WeightReport
@@ -89,7 +91,9 @@ def train(plan: Plan, parent: Path | None, splits: int | None = None, watching: 
     names = ", ".join([f"freezing={plan.freezing.policy}", *([plan.adaptation.name] if adapted else [])])
     log.info("%s: %s", names, freezing.describe(frozen.plan, whole))
     frozen.prepare(distributed=plan.trainer.devices * plan.trainer.num_nodes > 1)
-    module = multitask.module(further, whole, task, plan, frozen, splits, adapted, regularizer)
+    plain = adapted is None and regularizer is None and l2_sp is None and not further
+    features = prefix.make(plan, frozen, data, plain=plain)
+    module = multitask.module(further, whole, task, plan, frozen, splits, adapted, regularizer, features)
     callbacks = [frozen, *([l2_sp] if l2_sp else []), Operations(whole, frozen, data), *watching]
     outcome = _fit_and_test(plan, module, data, callbacks, parent)
     try:
@@ -156,6 +160,7 @@ class Outcome:
     rank_checksums: list[str]
     parameters: dict[str, int]
     averaging: dict[str, Any] | None = None
+    num_together: int = 1
 
 
 def _fit_and_test(
@@ -170,9 +175,11 @@ def _fit_and_test(
         keeping = [*callbacks, *(each for each in (mean, best, equal) if each is not None)]
         trainer = _trainer(plan, _callbacks(plan, module, keeping, tracking), tracking)
         clock = time.monotonic()
-        _fit(plan, trainer, module, data, best)
+        shared = together.adopt(plan, trainer, module, best)
+        if shared is None:
+            _fit(plan, trainer, module, data, best)
         averaged = mean.evaluate(trainer, module, data, best) if mean else None
-        train_s = time.monotonic() - clock
+        train_s = time.monotonic() - clock + (shared["train_s"] if shared else 0.0)
         checksums = ranks.require_equal_weights(trainer, module.model, best.weights)
         counts = freezing.counts(module.freezing.plan, module.model)
         _merge(plan, module, best, parent, write=trainer.is_global_zero)
@@ -186,7 +193,10 @@ def _fit_and_test(
             sharding.load(module.model, best.weights)
             if trainer.is_global_zero:
                 testing.postpone(plan.folder, others)
-        return Outcome(trainer, tracking, best, metrics, predictions, train_s, checksums, counts, averaged)
+        num_together = shared["together"] if shared else 1
+        return Outcome(
+            trainer, tracking, best, metrics, predictions, train_s, checksums, counts, averaged, num_together
+        )
     except BaseException:
         tracking.finish(1)
         raise
@@ -221,8 +231,7 @@ def _within_equal_steps(plan: Plan, data: TransferData) -> BestWeights | None:
     """Keeps the best weights within the other arms' steps, for the scratch arm."""
     if plan.equal_epochs is None:
         return None
-    steps_per_epoch = -(-len(data.encoded["train"]) // plan.budget.batch_size)
-    within = plan.equal_epochs * steps_per_epoch
+    within = plan.equal_epochs * data.num_batches
     return BestWeights(plan.task.monitor, plan.task.mode, until_step=min(within, plan.budget.max_steps or within))
 
 

@@ -26,7 +26,7 @@ from transfer.config import Config
 from transfer.errors import SweepFailedError, UserError
 from transfer.paths import require_writable
 from transfer.plan import Plan
-from transfer.sweep import launching
+from transfer.sweep import launching, together
 from transfer.sweep.composer import Composer
 from transfer.sweep.ledger import BUSY, Job, Ledger
 from transfer.validation import validate
@@ -60,6 +60,8 @@ class GridSweeper(Sweeper):
         ledger = _ledger(jobs, configs, arguments, str(self.config.output_dir), self.config.sweep_name)
         require_writable(ledger.output_dir)
         ledger.write(configs)
+        if launching.in_this_process(self.launcher):
+            together.prepare(planning.make(configs[job.number]) for job in ledger.pending())
         returned = run_jobs(ledger, self.launcher, mistakes)
         conclude(ledger, mistakes)
         return returned
@@ -145,7 +147,7 @@ def run_jobs(ledger: Ledger, launcher: Launcher, mistakes: dict[int, UserError])
     Args:
         mistakes: job number -> what the user has to mend; jobs that turn out wrong are added.
     """
-    pending = [job for job in ledger.jobs if job.fingerprint and ledger.status(job) != "complete"]
+    pending = ledger.pending()
     complete = len(ledger.jobs) - len(pending) - len(mistakes)
     if complete:
         log.info("%s: %d of %d jobs are complete", ledger.name, complete, len(ledger.jobs))

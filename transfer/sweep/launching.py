@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -77,7 +76,7 @@ def launch(
         Interrupted: the workers were told to stop.
     """
     overrides = [[_job(file), f"wait={str(wait).lower()}", *choice] for file in files]
-    if not isinstance(launcher, BasicLauncher):
+    if not in_this_process(launcher):
         logs = getattr(launcher, "params", {}).get("submitit_folder")
         log.info("%d jobs go to %s%s", len(files), type(launcher).__name__, f"; logs: {logs}" if logs else "")
     # joblib kills its workers when this process breaks off; told to stop, they leave checkpoints instead.
@@ -100,6 +99,12 @@ def launch(
     if signum is not None:
         raise Interrupted(signum)
     return found
+
+
+def in_this_process(launcher: Launcher) -> bool:
+    """Whether the jobs run here, one after another."""
+    # By its name: Hydra's search for plugins imports the module of this class a second time.
+    return type(launcher).__name__ == "BasicLauncher"
 
 
 @contextmanager

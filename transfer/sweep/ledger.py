@@ -106,6 +106,10 @@ class Ledger:
             return str(found["status"])
         return "failed" if job.error or self._error_file(job).is_file() else PENDING
 
+    def pending(self) -> list[Job]:
+        """The jobs that could be composed and are not complete."""
+        return [job for job in self.jobs if job.fingerprint and self.status(job) != "complete"]
+
     def _error_file(self, job: Job) -> Path:
         return self.folder / "errors" / f"{job.number:04d}.json"
 

@@ -116,6 +116,9 @@ class Task(sequence_classification.Task):
         size = " x ".join(map(str, shape[1:]))
         return [f"{number} of {len(encoded)} images were brought to {size} pixels"] if number else []
 
+    def draws_inputs(self) -> bool:
+        return bool(self.options["augment"])
+
     def collate(self, rows: list[dict[str, Any]], tokenizer: Any) -> Batch:
         """`pixel_values` float [batch, channels, height, width]; in training augmented, as (seed, epoch, row) say."""
         arrays = [np.frombuffer(row["pixels"], dtype=np.uint8).reshape(row["shape"]) for row in rows]
