@@ -104,6 +104,7 @@ def batches(
         max_length=max_length,
         num_workers=plan.trainer.num_workers,
         accumulate=plan.trainer.accumulate_grad_batches,
+        tokens_per_batch=plan.budget.tokens_per_batch,
     )
 
 

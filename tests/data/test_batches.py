@@ -9,6 +9,7 @@ from transfer.config import Freezing
 from transfer.data.batches import POOL
 from transfer.data.module import LengthGroupedBatches
 
+SINGLE = SimpleNamespace(root_device=torch.device("cpu"))
 SIZES = [(1, 8), (7, 8), (8, 8), (24, 8), (25, 8), (31, 8), (1000, 16), (1003, 16), (50, 1)]
 
 
@@ -182,7 +183,7 @@ def test_evaluation_covers_every_row_once_over_all_ranks(text_data, num_rows, wo
     data = text_data(num_rows=num_rows, batch_size=8)
     rows = []
     for rank in range(world_size):
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=SINGLE)
         for split in ("val", "test"):
             made = seen(getattr(data, f"{split}_dataloader")())
             assert all(made), "no batch is empty"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.test_batches import Interrupt
+from tests.data.test_batches import SINGLE, Interrupt
 from transfer.config import Budget, Freezing
 from transfer.data.batches import SPREAD, ByRows, ByTokens, cuts, rounded_up
 from transfer.data.module import LengthGroupedBatches
@@ -133,7 +133,7 @@ def test_evaluation_takes_twice_as_many_tokens_and_covers_every_row_once(text_da
     data.tokens_per_batch = 30
     sizes, rows = data.encoded["test"]["length"][:], []
     for rank in range(world_size):
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=SINGLE)
         made = [batch["index"].tolist() for batch in data.test_dataloader()]
         assert all(made)
         assert max(len(batch) * max(sizes[row] for row in batch) for batch in made) <= 60

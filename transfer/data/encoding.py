@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 from datasets import Dataset
 from transformers.image_processing_base import ImageProcessingMixin
 
 from transfer import tasks
+from transfer.data import workers
 from transfer.paths import cache_folder
+from transfer.tasks.base import BaseTask
 
 log = logging.getLogger(__name__)
 
@@ -44,16 +47,21 @@ def encode(
     key = _key(rows, names, task, tokenizer, max_length, training=training)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    encoded: Dataset = rows.map(
-        batch,
-        batched=True,
-        with_indices=True,
-        remove_columns=rows.column_names,
-        cache_file_name=str(folder / f"{key}.arrow") if folder else None,
-        keep_in_memory=folder is None,
-        new_fingerprint=key,
-        desc="tokenizing" if len(rows) > 5000 else None,
-    )
+    # Rows that are joined may be joined otherwise where each process has its part of them.
+    joined = training and type(task).encode_training is not BaseTask.encode_training
+    several = None if joined or folder is None else workers.tokenizing(len(rows))
+    with workers.environment_kept() if several else nullcontext():
+        encoded: Dataset = rows.map(
+            batch,
+            batched=True,
+            with_indices=True,
+            remove_columns=rows.column_names,
+            cache_file_name=str(folder / f"{key}.arrow") if folder else None,
+            keep_in_memory=folder is None,
+            new_fingerprint=key,
+            num_proc=several,
+            desc="tokenizing" if len(rows) > 5000 else None,
+        )
     _report_truncation(encoded, max_length)
     for note in task.notes(encoded):
         log.info("%s", note)

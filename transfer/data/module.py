@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from transfer.data.batches import ByRows, ByTokens, cuts
+from transfer.data.workers import Watch
 
 
 class ResumableBatches(Sampler[Any]):
@@ -80,17 +82,34 @@ class LengthGroupedBatches(ResumableBatches):
 
 
 class ResumableLoader(DataLoader):
-    """A DataLoader that knows how many batches of its epoch it gave out, for a checkpoint in mid-epoch."""
+    """A DataLoader that knows how many batches of its epoch it gave out, for a checkpoint in mid-epoch.
+
+    With a `watch` it begins without processes of its own, and goes on with as many as that finds worth it.
+    """
 
     given = 0
+    watch: Watch | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         sampler = self.batch_sampler
         assert isinstance(sampler, ResumableBatches)
         self.given = sampler.start
-        for batch in super().__iter__():
+        batches: Iterator[Any] = super().__iter__()
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            given = time.perf_counter()
             self.given += 1
             yield batch
+            if self.watch is None or self.watch.decided:
+                continue
+            self.num_workers = self.watch.saw(given - asked, time.perf_counter() - given)
+            if self.num_workers:
+                self.prefetch_factor = 2  # torch's default where there are processes from the beginning
+                sampler.start = self.given
+                batches = super().__iter__()
 
     def state_dict(self) -> dict[str, int]:
         assert isinstance(self.batch_sampler, ResumableBatches)
@@ -146,6 +165,7 @@ class TransferData(LightningDataModule):
         batch_size: the global one, in rows.
         tokens_per_batch: the global one in tokens with padding, in place of `batch_size`.
         max_length: the number of tokens to which the inputs were cut.
+        num_workers: processes that load batches; None: those that the first steps of training show to be worth it.
         accumulate: into how many parts a step is cut; evaluation takes batches twice as large as one.
     """
 
@@ -159,7 +179,7 @@ class TransferData(LightningDataModule):
         batch_size: int,
         seed: int,
         max_length: int,
-        num_workers: int = 0,
+        num_workers: int | None = None,
         accumulate: int = 1,
         tokens_per_batch: int | None = None,
     ) -> None:
@@ -225,10 +245,10 @@ class TransferData(LightningDataModule):
 
     def _training(self, rows: torch.utils.data.Dataset, sampler: ResumableBatches, collate: Any) -> ResumableLoader:
         """The loader of these batches, that goes on where a resumed run was."""
-        loading: Any = partial(ResumableLoader, num_workers=self.num_workers, persistent_workers=self.num_workers > 0)
-        loader: ResumableLoader = loading(
-            rows, batch_sampler=sampler, collate_fn=collate, pin_memory=torch.cuda.is_available()
-        )
+        number = self.num_workers or 0
+        loading: Any = partial(ResumableLoader, num_workers=number, persistent_workers=number > 0)
+        loader: ResumableLoader = loading(rows, batch_sampler=sampler, collate_fn=collate, pin_memory=self._pinned)
+        loader.watch = Watch() if self.num_workers is None else None
         if self.resumed:
             loader.load_state_dict(self.resumed)
         return loader
@@ -246,7 +266,18 @@ class TransferData(LightningDataModule):
             chunks = [order[part] for part in cuts(lengths[order], tokens, least=world_size)]
         batches = [batch.tolist() for chunk in chunks if len(batch := chunk[rank::world_size])]
         rows = Rows(encoded, self._weights(split))
-        return DataLoader(rows, batch_sampler=batches, collate_fn=self.collate, num_workers=self.num_workers)
+        return DataLoader(
+            rows,
+            batch_sampler=batches,
+            collate_fn=self.collate,
+            num_workers=self.num_workers or 0,
+            pin_memory=self._pinned,
+        )
+
+    @property
+    def _pinned(self) -> bool:
+        """Memory that a CUDA device reads by itself, where there is one that wants it."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def val_dataloader(self) -> DataLoader:
         return self.every_row("validation")
