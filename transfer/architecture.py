@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from transfer.tasks.causal_lm import delimiters
 ENDS = ("bos_token_id", "eos_token_id")
 # What follows from the number of a convolutional network's stages.
 STAGES = ("stage_names", "out_features", "out_indices")
-Texts = Callable[[], list[str]]
+# What it gives can be gone through more than once.
+Texts = Callable[[], Iterable[str]]
 
 
 def config_for(plan: Plan, task: Any, tokenizer: Any, num_features: int) -> PreTrainedConfig:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 EQUAL = "_equal_steps"
 PREDICTIONS = "predictions.parquet"
+# More training rows than these teach a floor little, and the counts of all their pairs of words fill the memory.
+FLOOR_ROWS = 100_000
 # Characters of each test text kept beside its prediction, to be read in the report.
 SHOWN_TEXT = 300
 
@@ -112,12 +115,16 @@ def floors(plan: Plan, task: Any, splits: dict[str, Dataset], subset_hash: str) 
     """Floor name -> its predictions on the test rows, from the same labels; kept on disk, since all arms share them."""
     code = tasks.code(plan.task.name)
     about = {"labels": task.labels, "task": [plan.task.name, code] if code else plan.task.name, "version": 2}
-    key = records.fingerprint({"data": [_content(splits[s]) for s in ("train", "test")], **about})
+    train, test = splits["train"], splits["test"]
+    if len(train) > FLOOR_ROWS:
+        train = train.select(np.sort(np.random.default_rng(0).permutation(len(train))[:FLOOR_ROWS]))
+        log.info("floors: from %d of the %d training rows, drawn at random", FLOOR_ROWS, len(splits["train"]))
+    key = records.fingerprint({"data": [_content(train), _content(test)], **about})
     cache = cache_folder(plan.config.cache_dir) / "floors" / f"{key}.json"
     if cache.is_file():
         predictions = json.loads(cache.read_text())
     else:
-        predictions = task.floors(splits["train"], splits["test"])
+        predictions = task.floors(train, test)
         cache.parent.mkdir(parents=True, exist_ok=True)
         records.write_atomically(cache, json.dumps(predictions))
     return {name: task.predicted(values, splits["test"]) for name, values in predictions.items()}
@@ -126,12 +133,17 @@ def floors(plan: Plan, task: Any, splits: dict[str, Dataset], subset_hash: str) 
 def _content(rows: Dataset) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(rows.column_names):
-        digest.update(name.encode() + column_content(rows[name][:]))
+        digest.update(name.encode())
+        for part in column_content(rows, name):
+            digest.update(part)
     return digest.hexdigest()
 
 
 def add_floor_metrics(record: dict[str, Any], task: Any, floors: dict[str, Predicted], test_rows: Dataset) -> None:
     """floor_<name>/<metric>, by the same metrics as the model's own."""
+    if floors and record["data"]["num_train"] > FLOOR_ROWS:
+        note = f"the floors are from {FLOOR_ROWS} training rows, drawn at random"
+        record["notes"] = [*record.get("notes", []), note]
     for name, predicted in floors.items():
         values = task.score(predicted, test_rows, per_class=False)
         record["metrics"] |= {f"floor_{name}/{metric}": value for metric, value in values.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def require_kind(plan: Plan, task: Any, *, images: bool) -> None:
         raise UserError(Problem(f"{plan.leg}.data.columns.image", "null", f"images, for {task.task.name}", action))
 
 
-def processor_for(plan: Plan, task: Any, encoded: Callable[[], list[Any]], weights_from: Path | None) -> Any:
+def processor_for(plan: Plan, task: Any, encoded: Callable[[], Iterable[Any]], weights_from: Path | None) -> Any:
     """The processor that belongs to the weights, else the model's, else one made for images like these.
 
     The task's options, and the settings of a model that is built from its config, have the last word.
@@ -47,7 +47,7 @@ def processor_for(plan: Plan, task: Any, encoded: Callable[[], list[Any]], weigh
         except (OSError, ValueError):
             log.info("%s has no image processor: images are made alike by what the training images are", name)
     if kept is None:
-        return image_processors.make(wanted, encoded())
+        return image_processors.make(wanted, list(encoded()))
     return image_processors.changed(kept, wanted)
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from transfer import mixture, tasks
-from transfer.config import Data, Task
+from transfer.config import Config, Data, Task
 from transfer.data import budgets, encoding, files, leakage, sources
+from transfer.data.mapped import blocks
 from transfer.data.module import TransferData
 from transfer.data.sources import Splits
-from transfer.data.texts import texts
+from transfer.data.texts import texts_in_blocks
 from transfer.errors import Problem, UserError
+from transfer.paths import cache_folder
 from transfer.plan import Plan, vocabulary_legs
 
 # Jobs of a sweep read the same few data sets one after another; what was read last stays in memory.
@@ -47,11 +51,11 @@ def load(plan: Plan) -> Leg:
         UserError: for whatever is wrong with the data.
     """
     key = f"{plan.leg}.data"
-    splits = _splits(plan.data, plan.task, key, plan.seeds.data)
+    splits = _splits(plan.config, plan.data, plan.task, key, plan.seeds.data)
     chosen = budgets.subset(splits.strata, plan.data.train_size, plan.seeds.subset, key)
-    train = splits.train.select(np.sort(chosen))
+    train = splits.train if plan.data.train_size is None else splits.train.select(np.sort(chosen))
     _require_rows(plan, splits)
-    return Leg(splits, train, budgets.subset_hash(train["id"][:]))
+    return Leg(splits, train, budgets.subset_hash(row_id for block in blocks(train, "id") for row_id in block))
 
 
 def _require_rows(plan: Plan, splits: Splits) -> None:
@@ -64,14 +68,15 @@ def _require_rows(plan: Plan, splits: Splits) -> None:
         raise UserError(Problem("trainer.devices", ranks, allowed, "fewer devices, or more rows to evaluate"))
 
 
-def _splits(data: Data, task: Task, key: str, data_seed: int) -> Splits:
+def _splits(config: Config, data: Data, task: Task, key: str, data_seed: int) -> Splits:
     problem_type = tasks.problem_type(task)
     name = (files.split_fingerprint(data, key=key), data_seed, problem_type)
     if name in _read:
         _read[name] = _read.pop(name)  # the last to go: the folds of a target must not drive their source out
         budgets.check_size(_read[name].strata, data.train_size, key)
     else:
-        read = sources.load(data, key=key, data_seed=data_seed, problem_type=problem_type)
+        folder = cache_folder(config.cache_dir) / "rows"
+        read = sources.load(data, key=key, data_seed=data_seed, problem_type=problem_type, folder=folder)
         while len(_read) >= KEPT:
             _read.pop(next(iter(_read)))
         _read[name] = read
@@ -129,7 +134,7 @@ def overlap(plan: Plan, leg: Leg) -> Overlap:
     found, parent = [], plan.parent if plan.leg == "target" else None
     while parent is not None:
         for each in (parent, *mixture.further(parent).values()):
-            source = _splits(each.data, each.task, f"{each.leg}.data", each.seeds.data)
+            source = _splits(each.config, each.data, each.task, f"{each.leg}.data", each.seeds.data)
             found.append(_overlap(source, leg.splits))
         parent = parent.parent
     leaks = list(dict.fromkeys(leak for one in found for leak in one.leaks))
@@ -141,32 +146,44 @@ def _overlap(source: Splits, target: Splits) -> Overlap:
     """All jobs of a sweep ask this of the same two, and reading every text of a large source takes seconds."""
     others = {"the target's test split": target.test}
     leaks = leakage.overlap(source.train, others, name="the source's training split")
-    ours, theirs = texts(target.test), texts(source.train)
-    if ours is None or theirs is None:
+    words = Counter(_words(target.test))
+    known = set(_words(source.train))
+    if not words or not known:
         return Overlap(leaks, None)
-    known = {word for text in theirs for word in WORD.findall(text.lower())}
-    words = [word for text in ours for word in WORD.findall(text.lower())]
-    return Overlap(leaks, sum(word in known for word in words) / len(words) if words else None)
+    return Overlap(leaks, sum(count for word, count in words.items() if word in known) / words.total())
 
 
-def vocabulary_texts(plan: Plan) -> list[str]:
+def _words(rows: Dataset) -> Iterator[str]:
+    return (word for block in texts_in_blocks(rows) for text in block for word in WORD.findall(text.lower()))
+
+
+def vocabulary_texts(plan: Plan) -> Iterable[Any]:
     """All training texts of the data that the vocabulary is built from; labels too where they are texts.
 
     Or all training images, by which those are made alike that a model gets: like a vocabulary, the same in every arm.
     """
-    found: list[Any] = []
-    for key, data, task in vocabulary_legs(plan.config):
-        found += _readable(_splits(data, task, key, plan.seeds.data).train, task)
-    return found
+    config, seed = plan.config, plan.seeds.data
+    return _Texts([(_splits(config, data, task, key, seed).train, task) for key, data, task in vocabulary_legs(config)])
 
 
-def _readable(train: Dataset, task: Task) -> list[Any]:
+class _Texts(Iterable[Any]):
+    """They are read anew each time that they are gone through."""
+
+    def __init__(self, parts: list[tuple[Dataset, Task]]) -> None:
+        self.parts = parts
+
+    def __iter__(self) -> Iterator[Any]:
+        return (text for train, task in self.parts for text in _readable(train, task))
+
+
+def _readable(train: Dataset, task: Task) -> Iterator[Any]:
     if "image" in train.column_names:
-        images: list[Any] = train["image"][:]
-        return images
-    found = texts(train)
-    assert found is not None, "there is something to read where a vocabulary is built"
+        yield from chain.from_iterable(blocks(train, "image"))
+        return
+    yield from chain.from_iterable(texts_in_blocks(train))
     more = ["text_pair"] if "text_pair" in train.column_names else []
     more += ["label"] if tasks.problem_type(task) == "text" else []
-    choices = train["choices"][:] if "choices" in train.column_names else []
-    return [*found, *(text for name in more for text in train[name][:]), *(text for row in choices for text in row)]
+    for name in more:
+        yield from chain.from_iterable(blocks(train, name))
+    if "choices" in train.column_names:
+        yield from (text for block in blocks(train, "choices") for row in block for text in row)

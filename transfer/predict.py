@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def predict(
     return total
 
 
-def _without_bytes(table: Table, column: str, given: list[Any]) -> Table:
+def _without_bytes(table: Table, column: str, given: Sequence[Any]) -> Table:
     """The rows as they go into the output: with the names of the image files, or without images."""
     if all(isinstance(value, str) for value in given):
         return {**table, column: given}
@@ -161,7 +162,7 @@ def _rows(table: Table, named: Columns, task: Any, name: str) -> Dataset:
     return sources.dataset_of(found, task.problem_type)
 
 
-def _blank(task: Any, inputs: dict[str, list[Any]], row: int) -> Any:
+def _blank(task: Any, inputs: dict[str, Sequence[Any]], row: int) -> Any:
     """A label of the right kind, which nothing of a prediction depends on."""
     if task.problem_type == "tags":
         return [task.labels[0]] * len(inputs["tokens"][row])

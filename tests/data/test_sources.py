@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections import Counter
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from transfer import config
-from transfer.data import formats, sources
+from transfer.data import formats, parsing, sources
 from transfer.data.files import Location
 from transfer.data.sources import Splits, load
 from transfer.errors import Problem, UserError
@@ -454,4 +455,5 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_a_table_has_no_types_of_its_own() -> None:
-    assert formats._read_jsonl(b'{"a": 1}\n{"b": "x\xe2\x80\xa8y"}\n') == {"a": [1, None], "b": [None, "x\u2028y"]}
+    rows = parsing.READERS["jsonl"](io.BytesIO(b'{"a": 1}\n{"b": "x\xe2\x80\xa8y"}\n'))
+    assert formats._columns(list(rows)) == {"a": [1, None], "b": [None, "x\u2028y"]}

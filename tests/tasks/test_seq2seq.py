@@ -317,7 +317,7 @@ def test_a_vocabulary_is_built_of_the_legs_that_are_asked_for(tmp_path, texts, h
         ]
     )
     plan = planning.make(config)
-    found = legs.vocabulary_texts(plan)
+    found = list(legs.vocabulary_texts(plan))
     assert ("eins" in found, "deux" in found) == (has_source, has_target), "labels are texts too"
     write_csv(target, [{"en": f"two {i}", "de": "zwei"} for i in range(20)])
     parents = plan.parents, planning.make(config).parents

@@ -37,7 +37,7 @@ def read(made: Rows, data: config.Data, key: str, problems: list[Problem]) -> li
     ]
     best = min(range(len(forms)), key=lambda form: len(unread[form]))
     if unread[best]:
-        sample = labels[made.numbers.index(unread[best][0])]
+        sample = labels[made.numbers.tolist().index(unread[best][0])]
         received = f"{data.columns.label}: {len(unread[best])} of {len(made)} rows are not ({first(unread[best])} of "
         received += f"{made.name}, such as {sample!r})"
         allowed = (

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
+
+import numpy as np
 
 from transfer import config
 from transfer.data.formats import Table
+from transfer.data.stored import Numbered, Stored
 from transfer.errors import Problem, UserError, nearest
 
 
@@ -17,31 +21,34 @@ from transfer.errors import Problem, UserError, nearest
 class Rows:
     """The rows of one split. `labels` are raw until `transfer.data.labels` has been over them.
 
-    `name` says in messages where the rows are from; `numbers` are their places there, from 1. `inputs` has a list for
-    each canonical input column. `strata` are the labels as far as rows can be stratified by them.
+    `name` says in messages where the rows are from; `numbers` are their places there, from 1. `inputs` has a column for
+    each canonical one: a list, or what lies on disk. `strata` are the labels as far as rows can be stratified by them.
     """
 
     name: str
-    numbers: list[int]
-    ids: list[str]
-    labels: list[Any]
-    inputs: dict[str, list[Any]]
+    numbers: np.ndarray
+    ids: Sequence[str]
+    labels: Sequence[Any]
+    inputs: dict[str, Sequence[Any]]
     groups: list[str | None] | None = None
-    strata: list[Any] = field(default_factory=list)
+    strata: Sequence[Any] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, indices: Iterable[int]) -> Rows:
-        chosen = [int(index) for index in indices]
+    def take(self, chosen: np.ndarray) -> Rows:
+        """Only the rows in these places, which ascend."""
 
-        def of(values: list[Any]) -> list[Any]:
-            return [values[index] for index in chosen]
+        def of(values: Sequence[Any]) -> Any:
+            return (
+                values.take(chosen) if isinstance(values, Stored | Numbered) else [values[i] for i in chosen.tolist()]
+            )
 
         inputs = {name: of(values) for name, values in self.inputs.items()}
         groups = None if self.groups is None else of(self.groups)
-        strata = of(self.strata) if self.strata else []
-        return Rows(self.name, of(self.numbers), of(self.ids), of(self.labels), inputs, groups, strata)
+        labels = of(self.labels)
+        strata = labels if self.strata is self.labels else of(self.strata) if self.strata else []
+        return Rows(self.name, self.numbers[chosen], of(self.ids), labels, inputs, groups, strata)
 
 
 def canonical(
@@ -58,9 +65,9 @@ def canonical(
     for split, table in tables.items():
         size = len(next(iter(table.values())))
         labels = table.get(columns.label, [None] * size) if columns.label is not None else [None] * size
+        numbers = np.arange(1, size + 1)
         # the running number is the row's place in the file: it stays the same whatever rows are dropped
-        ids = [f"{split}-{number}" for number in range(1, size + 1)]
-        made = Rows(names[split], list(range(1, size + 1)), ids, labels, {})
+        made = Rows(names[split], numbers, Numbered(split, numbers), labels, {})
         if columns.id is not None:
             made.ids = _ids(table[columns.id], columns.id, names[split], key, problems)
         made.inputs = _inputs(table, columns, names[split], key, problems, notes)
@@ -69,17 +76,16 @@ def canonical(
         rows[split] = made
     if problems:
         raise UserError(problems)
-    seen = Counter(row_id for made in rows.values() for row_id in made.ids)
-    if seen and max(seen.values()) > 1:
+    if columns.id is not None and repeated(*(made.ids for made in rows.values())):
         # an id column often starts anew in each file
         for split, made in rows.items():
-            made.ids = [f"{split}-{row_id}" for row_id in made.ids]
+            made.ids = each(made.ids, f"{split}-{{}}".format)
     return rows
 
 
 def _inputs(
     table: Table, columns: config.Columns, name: str, key: str, problems: list[Problem], notes: list[str]
-) -> dict[str, list[Any]]:
+) -> dict[str, Sequence[Any]]:
     if columns.features:
         return {"features": _features(table, columns.features, name, key, problems)}
     if columns.tokens is not None:
@@ -88,10 +94,10 @@ def _inputs(
         return {"image": table[columns.image]}
     assert columns.text is not None
 
-    def strings(field: str, column: str) -> list[str]:
+    def strings(field: str, column: str) -> Sequence[str]:
         return _strings(table[column], field, column, name, key, problems, notes)
 
-    inputs: dict[str, list[Any]] = {"text": strings("text", columns.text)}
+    inputs: dict[str, Sequence[Any]] = {"text": strings("text", columns.text)}
     if columns.text_pair is not None:
         inputs["text_pair"] = strings("text_pair", columns.text_pair)
     if columns.choices:
@@ -100,7 +106,9 @@ def _inputs(
     return inputs
 
 
-def _lists_of_words(values: list[Any], column: str, name: str, key: str, problems: list[Problem]) -> list[list[str]]:
+def _lists_of_words(
+    values: Sequence[Any], column: str, name: str, key: str, problems: list[Problem]
+) -> Sequence[list[str]]:
     wrong = [
         place
         for place, value in enumerate(values, start=1)
@@ -166,8 +174,8 @@ def _advice(wanted: str, existing: list[str]) -> str:
 
 
 def _strings(
-    values: list[Any], field: str, column: str, name: str, key: str, problems: list[Problem], notes: list[str]
-) -> list[str]:
+    values: Sequence[Any], field: str, column: str, name: str, key: str, problems: list[Problem], notes: list[str]
+) -> Sequence[str]:
     wrong = [number for number, value in enumerate(values, start=1) if not isinstance(value, str)]
     if wrong:
         nulls = sum(values[number - 1] is None for number in wrong)
@@ -184,10 +192,24 @@ def _strings(
     return values
 
 
-def _ids(values: list[Any], column: str, name: str, key: str, problems: list[Problem]) -> list[str]:
+def each(values: Sequence[Any], made: Callable[[Any], Any]) -> Sequence[Any]:
+    """This of every value; of what lies on disk, whenever it is read."""
+    return values.map(made) if isinstance(values, Stored) else [made(value) for value in values]
+
+
+def repeated(*columns: Sequence[str]) -> list[str]:
+    """What is in these columns more than once. There may be too many values for a set of them."""
+    hashes = np.fromiter(map(hash, chain(*columns)), np.int64, sum(map(len, columns)))
+    hashes.sort()
+    alike = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    counted = Counter(value for value in chain(*columns) if hash(value) in alike) if alike else {}
+    return [value for value, count in counted.items() if count > 1]
+
+
+def _ids(values: Sequence[Any], column: str, name: str, key: str, problems: list[Problem]) -> Sequence[str]:
     missing = [number for number, value in enumerate(values, start=1) if value in (None, "")]
-    ids = [str(value) for value in values]
-    twice = [row_id for row_id, count in Counter(ids).items() if count > 1]
+    ids = each(values, str)
+    twice = repeated(ids)
     if missing or twice:
         what = f"{len(missing)} rows without one ({first(missing)})" if missing else f"{len(twice)} used more than once"
         shown = "" if missing else f" ({', '.join(twice[:3])})"

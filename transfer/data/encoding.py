@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers.image_processing_base import ImageProcessingMixin
 
 from transfer import tasks
 from transfer.data import workers
+from transfer.data.mapped import array, blocks, release
 from transfer.paths import cache_folder
 from transfer.tasks.base import BaseTask
 
 log = logging.getLogger(__name__)
 
 VERSION = 2
+# After so many rows the memory in which the texts were mapped is given back.
+RELEASED = 1 << 16
 # The columns of a split that a task may read, the label aside.
 INPUTS = ("text", "text_pair", "tokens", "choices", "features", "image")
 
@@ -40,6 +45,8 @@ def encode(
 
     def batch(columns: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
         encoded: dict[str, list[Any]] = by({**columns, "row": numbers}, tokenizer, max_length)
+        if numbers[0] // RELEASED != numbers[-1] // RELEASED:
+            release(rows)
         return encoded
 
     # A set of features is as quickly computed as read.
@@ -62,6 +69,7 @@ def encode(
             num_proc=several,
             desc="tokenizing" if len(rows) > 5000 else None,
         )
+    release(rows)
     _report_truncation(encoded, max_length)
     for note in task.notes(encoded):
         log.info("%s", note)
@@ -84,18 +92,23 @@ def _key(rows: Dataset, names: list[str], task: Any, tokenizer: Any, max_length:
     if tokenizer is not None:
         digest.update(json.dumps(_tokenizer_identity(tokenizer)).encode())
     for name in [*names, "label"]:
-        digest.update(column_content(rows[name][:]))
+        for part in column_content(rows, name):
+            digest.update(part)
     return digest.hexdigest()
 
 
-def column_content(values: list[Any]) -> bytes:
-    """Bytes that differ where these values differ; of encoded images, their hash."""
-    if not (values and isinstance(values[0], bytes)):
-        return json.dumps(values, ensure_ascii=True).encode()
-    digest = hashlib.blake2b(digest_size=16)
-    for value in values:
-        digest.update(len(value).to_bytes(8) + value)
-    return digest.digest()
+def column_content(rows: Dataset, name: str) -> Iterator[bytes]:
+    """Bytes that differ where the values of this column differ: its JSON, in parts; of encoded images, their hash."""
+    between, images = b"[", None
+    for values in blocks(rows, name):
+        if isinstance(values[0], bytes):
+            images = images or hashlib.blake2b(digest_size=16)
+            for value in values:
+                images.update(len(value).to_bytes(8) + value)
+        else:
+            yield between + json.dumps(values, ensure_ascii=True)[1:-1].encode()
+            between = b", "
+    yield images.digest() if images else b"[]" if between == b"[" else b"]"
 
 
 def _tokenizer_identity(tokenizer: Any) -> list[Any]:
@@ -110,9 +123,9 @@ def _tokenizer_identity(tokenizer: Any) -> list[Any]:
 
 
 def _report_truncation(encoded: Dataset, max_length: int) -> None:
-    if len(set(encoded["row"][:])) < len(encoded):
+    if len(np.unique(array(encoded, "row"))) < len(encoded):
         return  # what is too long became several rows
-    lengths = encoded["length"][:]
-    cut = sum(length >= max_length for length in lengths)
-    if cut > 0.05 * len(lengths) and max(lengths) >= max_length:
+    lengths = array(encoded, "length")
+    cut = int((lengths >= max_length).sum())
+    if cut > 0.05 * len(lengths):
         log.info("%d of %d texts have %d tokens or more and were cut there", cut, len(lengths), max_length)

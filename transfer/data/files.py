@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from transfer import config
@@ -16,6 +17,8 @@ from transfer.errors import Problem, UserError, nearest
 EMBEDDED = Path(__file__).parent / "embedded"
 FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "conll", "txt")
 SPLITS = ("train", "validation", "test")
+# A file of this many bytes is not read twice without need.
+LARGE = 1 << 20
 # the stems by which a folder's files and a hub set's splits are known, best first
 SPLIT_NAMES = {
     "train": ("train",),
@@ -122,10 +125,23 @@ def fingerprint(data: config.Data, *, key: str) -> str:
         if location.formats[split] in image_files.FORMATS:
             digest.update(f"\0{split}\0".encode() + image_files.content_hash(path))
             continue
-        with open(path, "rb") as file:
-            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))  # type: ignore[arg-type]
-        digest.update(f"\0{split}\0".encode() + content.digest())
+        digest.update(f"\0{split}\0".encode() + bytes.fromhex(content_hash(path)))
     return digest.hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """32 hex digits of the bytes of a file. A large one is read again only where it has changed."""
+    stat = path.stat()
+    if stat.st_size < LARGE:
+        return _content_hash.__wrapped__(path, 0, 0)
+    return _content_hash(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _content_hash(path: Path, size: int, changed: int) -> str:
+    with open(path, "rb") as file:
+        content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))  # type: ignore[arg-type]
+    return content.hexdigest()
 
 
 def _columns(columns: config.Columns) -> dict[str, object]:

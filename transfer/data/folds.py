@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,27 +56,28 @@ def _pooled(rows: dict[str, Rows], key: str) -> Rows:
         columns = [getattr(part, name) for part in parts]
         return None if columns[0] is None else [value for column in columns for value in column]
 
-    inputs = {name: [value for part in parts for value in part.inputs[name]] for name in parts[0].inputs}
+    inputs: dict[str, Any] = {
+        name: [value for part in parts for value in part.inputs[name]] for name in parts[0].inputs
+    }
     name = " and ".join(part.name for part in parts)
-    return Rows(name, joined("numbers"), joined("ids"), joined("labels"), inputs, joined("groups"), joined("strata"))
+    numbers = np.concatenate([part.numbers for part in parts])
+    return Rows(name, numbers, joined("ids"), joined("labels"), inputs, joined("groups"), joined("strata"))
 
 
 def _check(rows: Rows, folds: int, key: str) -> None:
     """Every class has to be in every fold."""
     unit = "groups" if rows.groups else "rows"
-    units: list[Any] = list(range(len(rows)))
+    units: Sequence[Any] = range(len(rows))
     if rows.groups:
         units = [("row", place) if group is None else group for place, group in enumerate(rows.groups)]
     problems = []
-    if len(set(units)) < folds:
-        allowed = f"2 to {len(set(units))}, the {unit} of {rows.name}"
+    size = len(set(units)) if rows.groups else len(rows)
+    if size < folds:
+        allowed = f"2 to {size}, the {unit} of {rows.name}"
         problems.append(Problem(f"{key}.folds", folds, allowed, "Take fewer folds."))
     elif not isinstance(rows.strata[0], float):
-        members: dict[str, set[Any]] = defaultdict(set)
-        for place, label in zip(units, rows.strata, strict=True):
-            for name in [label] if isinstance(label, str) else label:
-                members[name].add(place)
-        counts = Counter({name: len(found) for name, found in members.items()})
+        shown = ((name, place) for place, label in zip(units, rows.strata, strict=True) for name in _names(label))
+        counts = Counter(name for name, _ in (dict.fromkeys(shown) if rows.groups else shown))
         rarest, least = min(counts.items(), key=lambda item: item[1], default=("", folds))
         if least < folds:
             allowed = f"at most {least}, the {unit} with {rarest}, so that every fold has some"
@@ -84,6 +86,11 @@ def _check(rows: Rows, folds: int, key: str) -> None:
             problems.append(Problem(f"{key}.folds", folds, allowed, action))
     if problems:
         raise UserError(problems)
+
+
+def _names(label: Any) -> Iterable[str]:
+    """The classes of a row."""
+    return (label,) if isinstance(label, str) else label
 
 
 def _places(rows: Rows, folds: int, data_seed: int) -> np.ndarray:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
-import zlib
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transfer import config
-from transfer.data import image_files
+from transfer.data import files, image_files, stored
 from transfer.data.files import Location, local_folder
+from transfer.data.parsing import Row, UnreadableError, records
 from transfer.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -20,15 +18,14 @@ if TYPE_CHECKING:
 
 # Column name -> one value a row. A csv gives only strings; None is a value that is missing. Types are never guessed:
 # a label "007" or "NA" stays what it is.
-Table = dict[str, list[Any]]
+Table = dict[str, Sequence[Any]]
 
 
-class UnreadableError(Exception):
-    """A file whose bytes are not what its format says; the message names the line where it can."""
-
-
-def read_files(location: Location, *, key: str) -> dict[str, Table]:
+def read_files(location: Location, *, key: str, folder: Path | None = None) -> dict[str, Table]:
     """Split -> its table, of at least one row each; ``key`` is the prefix of the messages.
+
+    Args:
+        folder: where the rows of large files are unpacked; without it, all are held in memory.
 
     Raises:
         UserError: files that cannot be parsed, or have no rows; all of them at once.
@@ -37,13 +34,13 @@ def read_files(location: Location, *, key: str) -> dict[str, Table]:
     for split, path in location.files.items():
         name = location.formats[split]
         try:
-            table = _read(path, name)
+            table = _read(path, name, folder)
         except UnreadableError as error:
             allowed = _WHOLE.get(name, f"a {name} file in UTF-8")
             action = f"Mend the file, or say with {key}.format what it is."
             problems.append(Problem(location.keys[split], f"{path}: {error}", allowed, action))
             continue
-        if not any(table.values()):
+        if not any(map(len, table.values())):
             action = "Check that the file was written to its end."
             problems.append(Problem(location.keys[split], f"{path} (no rows)", "at least one row", action))
         tables[split] = table
@@ -75,24 +72,39 @@ def read_hub(location: Location, data: config.Data, *, key: str) -> datasets.Dat
     return loaded
 
 
-def table_of(dataset: datasets.Dataset) -> Table:
+def table_of(dataset: datasets.Dataset, folder: Path | None = None) -> Table:
     """A hub split as a table: class numbers become their names, the hub's -1 for "no label" becomes None.
 
-    Images stay encoded.
+    Images stay encoded. Of a large split without any, the rows are unpacked in the folder, where there is one.
     """
     import datasets
 
+    images = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+    for name in images:
+        dataset = dataset.cast_column(name, datasets.Image(decode=False))
+    if folder is not None and not images and dataset.data.nbytes >= stored.LARGE:
+        return {
+            **stored.table(lambda: map(partial(_named, dataset), dataset), folder / f"{dataset._fingerprint}.arrow")
+        }
     table: Table = {}
-    for name, feature in dataset.features.items():
-        if isinstance(feature, datasets.Image):
-            dataset = dataset.cast_column(name, datasets.Image(decode=False))
-        values = dataset[name][:]
-        if isinstance(feature, datasets.ClassLabel):
-            values = [_name(feature, value) for value in values]
-        elif isinstance(inner := getattr(feature, "feature", None), datasets.ClassLabel):
-            values = [None if row is None else [_name(inner, value) for value in row] for row in values]
-        table[name] = values
+    for name in dataset.features:
+        table[name] = [_plain(dataset, name, value) for value in dataset[name][:]]
     return table
+
+
+def _named(dataset: datasets.Dataset, row: Row) -> Row:
+    return {name: _plain(dataset, name, value) for name, value in row.items()}
+
+
+def _plain(dataset: datasets.Dataset, name: str, value: Any) -> Any:
+    import datasets
+
+    feature = dataset.features[name]
+    if isinstance(feature, datasets.ClassLabel):
+        return _name(feature, value)
+    if value is not None and isinstance(inner := getattr(feature, "feature", None), datasets.ClassLabel):
+        return [_name(inner, each) for each in value]
+    return value
 
 
 def _name(feature: datasets.ClassLabel, value: int | None) -> str | None:
@@ -106,134 +118,34 @@ def _local_form(data: config.Data, key: str) -> str:
     return f"the environment variable TRANSFER_DATA, for the folder $TRANSFER_DATA/{data.local}"
 
 
-def _read(path: Path, name: str) -> Table:
+def _read(path: Path, name: str, folder: Path | None) -> Table:
     if name in image_files.FORMATS:
         from transfer.data import images
 
         return images.read(path)
-    found = content(path)
-    return _READERS[name](found) if found.strip() else {}
+    if folder is None or name == "json" or not stored.is_large(path) or _has_bytes(path, name):
+        return _columns(list(records(path, name)))
+    file = folder / f"{files.content_hash(path)}-{name}-{stored.VERSION}.arrow"
+    return {**stored.table(partial(records, path, name), file)}
 
 
-def content(path: Path) -> bytes:
-    """The bytes of a file, unpacked.
-
-    Raises:
-        UnreadableError: they cannot be had.
-    """
-    try:
-        if path.name.lower().endswith(".gz"):
-            with gzip.open(path, "rb") as file:
-                return file.read()
-        return path.read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UnreadableError(f"not a whole gzip file ({error})") from error
-    except OSError as error:
-        raise UnreadableError(error.strerror or str(error)) from error
-
-
-def _text(content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")  # spreadsheets begin UTF-8 files with a byte order mark
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UnreadableError(f"line {line} is not UTF-8 (byte 0x{content[error.start]:02x})") from error
-
-
-def _read_csv(content: bytes, delimiter: str = ",") -> Table:
-    text = _text(content)
-    before = csv.field_size_limit(len(text) + 1)  # the default, 131072 characters, is less than a long document
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[list[str]] = []
-    try:
-        names = next(reader)
-        for row in reader:
-            if len(row) != len(names) and row:
-                raise UnreadableError(f"line {reader.line_num} has {len(row)} fields, the header has {len(names)}")
-            if row:
-                rows.append(row)
-    except csv.Error as error:
-        raise UnreadableError(f"line {reader.line_num}: {error}") from error
-    finally:
-        csv.field_size_limit(before)
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise UnreadableError(f"the header has {', '.join(twice)} twice")
-    return {name: [row[index] for row in rows] for index, name in enumerate(names)}
-
-
-def _read_tsv(content: bytes) -> Table:
-    return _read_csv(content, delimiter="\t")
-
-
-def _read_jsonl(content: bytes) -> Table:
-    rows = []
-    # split at \n only: a JSON string may hold the other line separators of Unicode
-    for number, line in enumerate(_text(content).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UnreadableError(f"line {number}: {error.msg} (column {error.colno})") from error
-        if not isinstance(row, dict):
-            raise UnreadableError(f'line {number} is no object like {{"text": ..., "label": ...}}')
-        rows.append(row)
-    return _columns(rows)
-
-
-def _read_json(content: bytes) -> Table:
-    try:
-        rows = json.loads(_text(content))
-    except json.JSONDecodeError as error:
-        raise UnreadableError(f"line {error.lineno}: {error.msg} (column {error.colno})") from error
-    if not isinstance(rows, list):
-        raise UnreadableError('not a list of objects like [{"text": ..., "label": ...}]')
-    wrong = next((number for number, row in enumerate(rows, start=1) if not isinstance(row, dict)), None)
-    if wrong is not None:
-        raise UnreadableError(f'element {wrong} of the list is no object like {{"text": ..., "label": ...}}')
-    return _columns(rows)
-
-
-def _read_parquet(content: bytes) -> Table:
+def _has_bytes(path: Path, name: str) -> bool:
+    """Whether a table has images, or other values that are neither text nor JSON."""
+    if name != "parquet" or path.name.lower().endswith(".gz"):
+        return False
     import pyarrow
-    import pyarrow.parquet
+    from pyarrow import parquet
 
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(content))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UnreadableError(str(error).splitlines()[0]) from error
-    return {name: table.column(name).to_pylist() for name in table.column_names}
+        schema = parquet.read_schema(path)
+    except (pyarrow.ArrowException, OSError):
+        return False  # which reading it says better
+    return any("binary" in str(kind) for kind in schema.types)
 
 
-def _columns(rows: list[dict[str, Any]]) -> Table:
+def _columns(rows: list[Row]) -> Table:
     names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _read_conll(content: bytes) -> Table:
-    """A word and its tag a line (the first and the last of the columns), a blank line after each sentence."""
-    tokens: list[list[str]] = [[]]
-    tags: list[list[str]] = [[]]
-    for number, line in enumerate(_text(content).splitlines(), start=1):
-        if not line.strip() or line.startswith("-DOCSTART-"):
-            if tokens[-1]:
-                tokens.append([])
-                tags.append([])
-            continue
-        # A word may hold any character but the separator; some files have blanks inside of words and tabs between.
-        fields = line.rstrip().split("\t") if "\t" in line else line.split()
-        if len(fields) < 2:
-            raise UnreadableError(f"line {number} has one field ({line.strip()[:40]}), not a word and its tag")
-        tokens[-1].append(fields[0])
-        tags[-1].append(fields[-1])
-    whole = slice(None, None if tokens[-1] else -1)
-    return {"tokens": tokens[whole], "label": tags[whole]}  # type: ignore[dict-item]
-
-
-def _read_txt(content: bytes) -> Table:
-    """One text a line; blank lines stand between paragraphs and are no texts."""
-    return {"text": [line for line in _text(content).splitlines() if line.strip()]}
 
 
 # What a file is that is no text.
@@ -241,13 +153,4 @@ _WHOLE = {
     "parquet": "a parquet file",
     image_files.IDX: "two idx files, of images and of labels",
     image_files.FOLDER: "a folder with a subfolder of images for every class",
-}
-_READERS = {
-    "conll": _read_conll,
-    "txt": _read_txt,
-    "csv": _read_csv,
-    "tsv": _read_tsv,
-    "jsonl": _read_jsonl,
-    "json": _read_json,
-    "parquet": _read_parquet,
 }

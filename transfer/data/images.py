@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transfer.data import image_files
-from transfer.data.formats import Table, UnreadableError, content
+from transfer.data.formats import Table
+from transfer.data.parsing import UnreadableError, content
 from transfer.errors import Problem, UserError
 
 if TYPE_CHECKING:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
+
+import numpy as np
 
 from transfer import config
 from transfer.data import structured
@@ -53,16 +57,16 @@ def read_labels(
     if problems:
         raise UserError(problems)
     for split, made in list(rows.items()):
-        kept = [index for index, label in enumerate(made.labels) if label is not None]
+        kept = np.flatnonzero(np.fromiter((label is not None for label in made.labels), bool, len(made)))
         if len(kept) < len(made):
             dropped = len(made) - len(kept)
             notes.append(f"{key}: {dropped} of {len(made)} rows of {made.name} have no label; they were dropped")
             rows[split] = made.take(kept)
-        if not kept and split == "train":
+        if not len(kept) and split == "train":
             received = f"{data.columns.label}: no label in {made.name}"
             action = "Name the column with the labels."
             raise UserError(Problem(f"{key}.columns.label", received, "a label in most rows", action))
-        if not kept:
+        if not len(kept):
             del rows[split]
     if problem_type in ("single_label", "multi_label"):
         _map_labels(rows, data, key)
@@ -124,11 +128,11 @@ def class_names(
     return names
 
 
-def _unlabelled(test: list[Any], train: list[Any], problem_type: str) -> bool:
+def _unlabelled(test: Sequence[Any], train: Sequence[Any], problem_type: str) -> bool:
     """-1 is the usual mark of a withheld label, unless the training rows have it as a class."""
     marks: set[Any] = {None, ""}
     marked = problem_type in ("single_label", "regression", "choice")
-    if marked and not {-1, "-1"} & {value for value in train if not isinstance(value, list)}:
+    if marked and not any(value in (-1, "-1") for value in train if not isinstance(value, list)):
         marks |= {-1, "-1"}
     return all(not isinstance(value, list | dict) and value in marks for value in test)
 
@@ -139,7 +143,9 @@ def _names(made: Rows, data: config.Data, key: str, problems: list[Problem]) -> 
         received = f"{data.columns.label}: {len(wrong)} lists ({first(wrong)} of {made.name})"
         action = "For several labels a row, set the task's multi_label=true."
         problems.append(Problem(f"{key}.columns.label", received, "one label a row", action))
-    return [_name(value) for value in made.labels]
+    # each name once, however many rows have it
+    once: dict[str | None, str | None] = {}
+    return [once.setdefault(name, name) for name in map(_name, made.labels)]
 
 
 def _name(value: Any) -> str | None:
@@ -152,29 +158,31 @@ def _name(value: Any) -> str | None:
 def _lists(made: Rows, data: config.Data, key: str, problems: list[Problem]) -> list[list[str] | None]:
     """None stays None (no answer); an empty list or string is a row to which no class applies."""
     separator = data.label_separator
-    strings = [value for value in made.labels if not isinstance(value, list) and value not in (None, "")]
-    if strings and not separator:
-        received = f"null, and {data.columns.label} of {made.name} holds text such as {strings[0]!r}"
+    text = next((value for value in made.labels if not isinstance(value, list) and value not in (None, "")), None)
+    if text is not None and not separator:
+        received = f"null, and {data.columns.label} of {made.name} holds text such as {text!r}"
         action = f"Set {key}.label_separator to the character between two labels."
         problems.append(Problem(f"{key}.label_separator", received, "a separator, or a column of lists", action))
         return [None] * len(made)
     labels: list[list[str] | None] = []
+    once: dict[tuple[str, ...], list[str]] = {}  # the same classes are the same list
     for value in made.labels:
         if value is None:
             labels.append(None)
             continue
         parts = value if isinstance(value, list) else str(value).split(separator) if value != "" else []
         names = [_name(part.strip() if isinstance(part, str) else part) for part in parts]
-        labels.append(sorted({name for name in names if name is not None}))
+        classes = sorted({name for name in names if name is not None})
+        labels.append(once.setdefault(tuple(classes), classes))
     return labels
 
 
 def _numbers(made: Rows, column: str | None, key: str, problems: list[Problem]) -> list[float | None]:
     values = [number(value) for value in made.labels]
-    wrong = [place for place, value in zip(made.numbers, values, strict=True) if value is None]
+    wrong = [index for index, value in enumerate(values) if value is None]
     if wrong:
-        sample = made.labels[made.numbers.index(wrong[0])]
-        received = f"{column}: {len(wrong)} of {len(made)} are not ({first(wrong)} of {made.name}, such as {sample!r})"
+        sample, places = made.labels[wrong[0]], first(made.numbers[wrong].tolist())
+        received = f"{column}: {len(wrong)} of {len(made)} are not ({places} of {made.name}, such as {sample!r})"
         action = "Remove or fill these rows, or name the column with the numbers."
         problems.append(Problem(f"{key}.columns.label", received, "finite numbers", action))
     return values
@@ -196,11 +204,8 @@ def _map_labels(rows: dict[str, Rows], data: config.Data, key: str) -> None:
             made.labels = [data.label_map.get(name, name) for name in made.labels]
 
 
-def _count(labels: list[Any]) -> Counter[str]:
-    counted: Counter[str] = Counter()
-    for label in labels:
-        counted.update(label if isinstance(label, list) else (label,))
-    return counted
+def _count(labels: Sequence[Any]) -> Counter[str]:
+    return Counter(chain.from_iterable(label if isinstance(label, list) else (label,) for label in labels))
 
 
 def _shown(names: list[str]) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from transfer.data.texts import texts as read
+import numpy as np
+
+from transfer.data.mapped import blocks
+from transfer.data.texts import texts_in_blocks
 
 if TYPE_CHECKING:
     import datasets
@@ -17,10 +20,10 @@ def overlap(train: datasets.Dataset, others: Mapping[str, datasets.Dataset], *, 
     ``others`` maps what the note calls them to data sets with the canonical columns, such as
     ``overlap(source.train, {"target test": target.test}, name="source train")``. Numeric features are not compared.
     """
-    seen = set(_texts(train))
+    seen = np.unique(_hashes(train))
     notes = []
     for other, dataset in others.items():
-        repeated = sum(text in seen for text in _texts(dataset))
+        repeated = int(np.isin(_hashes(dataset), seen).sum())
         if repeated:
             share = 100 * repeated / len(dataset)
             shown = f"{share:.0f}" if share >= 10 else f"{share:.2g}"
@@ -28,11 +31,16 @@ def overlap(train: datasets.Dataset, others: Mapping[str, datasets.Dataset], *, 
     return notes
 
 
-def _texts(dataset: datasets.Dataset) -> list[str]:
-    texts = [_normalised(text) for text in read(dataset) or []]
-    if "text_pair" not in dataset.column_names:
-        return texts
-    return [f"{text}\0{_normalised(pair)}" for text, pair in zip(texts, dataset["text_pair"][:], strict=True)]
+def _hashes(dataset: datasets.Dataset) -> np.ndarray:
+    """64 bits for each text, so that millions of texts need not be held. That any two be alike by chance is unlikely:
+
+    one in ten million, for a million rows against a million.
+    """
+    texts = (_normalised(text) for block in texts_in_blocks(dataset) for text in block)
+    if "text_pair" in dataset.column_names:
+        pairs = (pair for block in blocks(dataset, "text_pair") for pair in block)
+        texts = (f"{text}\0{_normalised(pair)}" for text, pair in zip(texts, pairs, strict=True))
+    return np.fromiter(map(hash, texts), np.int64)
 
 
 def _normalised(text: str) -> str:

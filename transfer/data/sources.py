@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 
-from transfer import config
-from transfer.data import columns, folds, formats, labels, leakage, splits
+from transfer import config, records
+from transfer.data import columns, folds, formats, labels, leakage, splits, stored
 from transfer.data.budgets import check_size
 from transfer.data.columns import Rows
-from transfer.data.files import SPLIT_NAMES, SPLITS, Location, fingerprint, locate
+from transfer.data.files import SPLIT_NAMES, SPLITS, Location, fingerprint, locate, split_fingerprint
+from transfer.data.stored import Stored
 from transfer.errors import Problem, UserError
 
 __all__ = ["Splits", "fingerprint", "load"]
 
 
+# Of the files of rows that are kept.
+VERSION = 1
 _STRING, _NUMBER = datasets.Value("string"), datasets.Value("float64")
 INPUT_TYPES = {
     "text": _STRING,
@@ -53,16 +60,19 @@ class Splits:
     test: datasets.Dataset
     labels: list[str]
     notes: list[str] = field(default_factory=list)
-    strata: list[Any] = field(default_factory=list)
+    strata: Sequence[Any] = field(default_factory=list)
 
 
-def load(data: config.Data, *, key: str, data_seed: int, problem_type: str) -> Splits:
+def load(data: config.Data, *, key: str, data_seed: int, problem_type: str, folder: Path | None = None) -> Splits:
     """Read, check and split the data; the same on every machine for the same files and ``data_seed``.
 
     ``key`` is the prefix of the messages, such as ``target.data``. ``problem_type`` is ``single_label`` (label: str),
     ``multi_label`` (list[str]), ``regression`` (float), ``tags`` (list[str], IOB2), ``spans`` (list of text and start),
     ``choice`` (the column of the right answer), ``text`` (str) or ``none`` (an empty str). `train_size` is checked
     here, but it is `transfer.data.budgets.subset` that applies it.
+
+    Args:
+        folder: where the rows of large files are unpacked, and mapped into memory from; without it, all are held there.
 
     Raises:
         UserError: anything in the config or in the files that would stop or spoil a training later.
@@ -72,10 +82,10 @@ def load(data: config.Data, *, key: str, data_seed: int, problem_type: str) -> S
     location = locate(data, key=key)
     named = data.columns
     if location.hub is None:
-        tables = formats.read_files(location, key=key)
+        tables = formats.read_files(location, key=key, folder=folder)
         names = {split: path.name for split, path in location.files.items()}
     else:
-        tables = _from_hub(formats.read_hub(location, data, key=key), location, key=key)
+        tables = _from_hub(formats.read_hub(location, data, key=key), location, key=key, folder=folder)
         names = {split: f"{location.hub}, {split}" for split in tables}
         if data.revision is None:
             notes.append(
@@ -92,7 +102,12 @@ def load(data: config.Data, *, key: str, data_seed: int, problem_type: str) -> S
     rows = splits.cap(rows, data, key=key, data_seed=data_seed)
     check_size(rows["train"].strata, data.train_size, key)
     notes += splits.straddling(rows, key=key)
-    made = {split: dataset_of(rows[split], problem_type) for split in SPLITS}
+    made = {}
+    for split in SPLITS:
+        large = folder is not None and any(isinstance(column, Stored) for column in rows[split].inputs.values())
+        about = [split_fingerprint(data, key=key), data_seed, problem_type, split, VERSION] if large else []
+        file = folder / f"{records.fingerprint({'rows': about})}.arrow" if folder is not None and large else None
+        made[split] = dataset_of(rows[split], problem_type, file)
     repeated = leakage.overlap(made["train"], {"validation": made["validation"], "test": made["test"]})
     notes += [f"{key}: {note}" for note in repeated]
     return Splits(made["train"], made["validation"], made["test"], classes, notes, rows["train"].strata)
@@ -112,12 +127,14 @@ def _with_images(
     return replace(named, id="file") if folders and named.id is None else named
 
 
-def _from_hub(loaded: datasets.DatasetDict, location: Location, *, key: str) -> dict[str, formats.Table]:
+def _from_hub(
+    loaded: datasets.DatasetDict, location: Location, *, key: str, folder: Path | None = None
+) -> dict[str, formats.Table]:
     tables = {}
     for split, stems in SPLIT_NAMES.items():
         found = next((stem for stem in stems if stem in loaded), None)
         if found is not None and len(loaded[found]):
-            tables[split] = formats.table_of(loaded[found])
+            tables[split] = formats.table_of(loaded[found], folder)
     if len(loaded) == 1 and len(tables) == 1:
         # What was published for evaluation alone (XQuAD) is split like a single file.
         tables = {"train": next(iter(tables.values()))}
@@ -128,9 +145,23 @@ def _from_hub(loaded: datasets.DatasetDict, location: Location, *, key: str) -> 
     return tables
 
 
-def dataset_of(rows: Rows, problem_type: str) -> datasets.Dataset:
-    """Rows whose labels are of this problem type, with the canonical columns."""
+def dataset_of(rows: Rows, problem_type: str, file: Path | None = None) -> datasets.Dataset:
+    """Rows whose labels are of this problem type, with the canonical columns.
+
+    With a file they are mapped into memory from there, where they are written first if they are not there yet.
+    """
     # the types are given, so that a split in which every list is empty has the same ones as the others
     types = {name: INPUT_TYPES[name] for name in rows.inputs}
     features = datasets.Features({"id": _STRING, **types, "label": LABEL_TYPES[problem_type]})
-    return datasets.Dataset.from_dict({"id": rows.ids, **rows.inputs, "label": rows.labels}, features=features)
+    columns = {"id": rows.ids, **rows.inputs, "label": rows.labels}
+    if file is None:
+        return datasets.Dataset.from_dict({name: list(values) for name, values in columns.items()}, features=features)
+    if not file.is_file():
+        schema = features.arrow_schema
+        readers = [iter(values) for values in columns.values()]
+        with stored.replacing(file) as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for _ in range(0, len(rows), stored.BLOCK):
+                parts = [list(islice(reader, stored.BLOCK)) for reader in readers]
+                arrays = [pa.array(part, kind) for part, kind in zip(parts, schema.types, strict=True)]
+                writer.write_batch(pa.record_batch(arrays, schema=schema))
+    return datasets.Dataset.from_file(str(file))

@@ -42,7 +42,7 @@ def draw(rows: dict[str, Rows], data: config.Data, *, key: str, data_seed: int, 
         if end < 1:
             break
         start = _boundary(permutation, end, max(1, round(fractions[split] * len(permutation))), train.groups)
-        drawn[split] = train.take(sorted(permutation[start:end]))
+        drawn[split] = train.take(np.sort(permutation[start:end]))
         end = start
     if end < 1:
         what = "groups" if train.groups else "rows"
@@ -50,7 +50,7 @@ def draw(rows: dict[str, Rows], data: config.Data, *, key: str, data_seed: int, 
         action = f"Give more {what}, or give the splits in {key}.files.{{{','.join(reversed(missing))}}}."
         allowed = f"enough {what} for train, " + " and ".join(reversed(missing))
         raise UserError(Problem(f"{key}.{missing[0]}_fraction", received, allowed, action))
-    drawn["train"] = train.take(sorted(permutation[:end]))
+    drawn["train"] = train.take(np.sort(permutation[:end]))
     sizes = ", ".join(f"{split} {len(drawn[split])}" for split in ("train", "validation", "test") if split in drawn)
     by = "labels and whole groups" if train.groups else "labels"
     notes.append(f"{key}: {' and '.join(missing)} drawn from {train.name} by {by}, data_seed={data_seed} ({sizes})")
@@ -72,7 +72,7 @@ def cap(rows: dict[str, Rows], data: config.Data, *, key: str, data_seed: int) -
             action = f"It is the largest number of {split} rows that is used."
             problems.append(Problem(f"{key}.{split}_size", size, "null (all rows), or 1 and more", action))
         elif size < len(rows[split]):
-            capped[split] = rows[split].take(sorted(order(rows[split].strata, data_seed)[:size]))
+            capped[split] = rows[split].take(np.sort(order(rows[split].strata, data_seed)[:size]))
     if problems:
         raise UserError(problems)
     return capped

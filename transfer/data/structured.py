@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from transfer import config
 from transfer.data import choices, tagging
-from transfer.data.columns import Rows, first
+from transfer.data.columns import Rows, each, first
 from transfer.errors import Problem, UserError, nearest
 
 KINDS = ("tags", "spans", "choice", "text", "none")
 
 
-def read(made: Rows, data: config.Data, key: str, problem_type: str, problems: list[Problem]) -> list[Any]:
+def read(made: Rows, data: config.Data, key: str, problem_type: str, problems: list[Problem]) -> Sequence[Any]:
     """The labels of one split in their canonical form, None where there is none; what is wrong goes to ``problems``."""
     if problem_type == "none":
         return [""] * len(made)
     if problem_type == "text":
-        return [None if value is None or not str(value).strip() else str(value) for value in made.labels]
+        return each(made.labels, _text)
     reader: Any = {"tags": _tags, "spans": _spans, "choice": choices.read}[problem_type]
-    read_labels: list[Any] = reader(made, data, key, problems)
+    read_labels: Sequence[Any] = reader(made, data, key, problems)
     return read_labels
 
 
-def strata(labels: list[Any], problem_type: str) -> list[Any]:
+def _text(value: Any) -> str | None:
+    return None if value is None or not str(value).strip() else str(value)
+
+
+def strata(labels: Sequence[Any], problem_type: str) -> Sequence[Any]:
     """By what rows are stratified: the entity types of a sentence, whether a question has an answer, else nothing."""
     if problem_type == "tags":
         return [sorted({tag.partition("-")[2] or tag for tag in tags} - {tagging.OUTSIDE}) for tags in labels]

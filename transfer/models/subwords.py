@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from transfer.errors import Problem, UserError
@@ -30,6 +30,7 @@ def build_tokenizer(
 
     Spaces belong to the piece that follows them, so that decoding gives the text back; runs of spaces become one.
     Characters of unspaced scripts (Chinese, Japanese) and punctuation are never merged. `max_size` counts all of them.
+    The texts are gone through twice, from where they are.
 
     Raises:
         UserError: there is nothing to learn from.
@@ -39,7 +40,8 @@ def build_tokenizer(
 
     named = SPECIAL_TOKENS | dict(special_tokens or {})
     special = list(dict.fromkeys(named.values()))
-    tokenizer = Tokenizer.from_str(_trained(list(texts), max_size, min_count, lowercase, special))
+    texts = list(texts) if isinstance(texts, Iterator) else texts
+    tokenizer = Tokenizer.from_str(_trained(texts, max_size, min_count, lowercase, special))
     if tokenizer.get_vocab_size() <= len(special):
         received, action = f"no character (max_size {max_size})", "look at the training texts"
         allowed = f"texts, and max_size above {len(special)}"
@@ -54,11 +56,14 @@ def build_tokenizer(
     )
 
 
-def _trained(texts: list[str], max_size: int, min_count: int, lowercase: bool, special: list[str]) -> str:
+def _trained(texts: Iterable[str], max_size: int, min_count: int, lowercase: bool, special: list[str]) -> str:
     """The tokenizer's JSON; the last ones are kept, for the jobs of a sweep share their texts."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-    key = hashlib.blake2b(json.dumps([max_size, min_count, lowercase, special, *texts]).encode()).hexdigest()
+    digest = hashlib.blake2b(json.dumps([max_size, min_count, lowercase, special]).encode())
+    for text in texts:
+        digest.update(f"\0{text}".encode(errors="surrogatepass"))
+    key = digest.hexdigest()
     if key in _kept:
         return _kept[key]
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS["unk_token"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ def build_tokenizer(
 
     Words are ordered by count, equal counts by spelling. `max_size` counts the special tokens too: it is the largest
     number of rows of the embedding. Characters of unspaced scripts (Chinese, Japanese) and punctuation stand alone.
+    The texts are gone through twice, from where they are.
 
     Raises:
         UserError: no word is left to learn from.
@@ -49,7 +50,8 @@ def build_tokenizer(
 
     named = SPECIAL_TOKENS | dict(special_tokens or {})
     special = list(dict.fromkeys(named.values()))
-    tokenizer = Tokenizer.from_str(_trained(list(texts), max_size, min_count, lowercase, special))
+    texts = list(texts) if isinstance(texts, Iterator) else texts
+    tokenizer = Tokenizer.from_str(_trained(texts, max_size, min_count, lowercase, special))
     if tokenizer.get_vocab_size() <= len(special):
         raise UserError(
             Problem(
@@ -74,11 +76,14 @@ def build_tokenizer(
     )
 
 
-def _trained(texts: Sequence[str], max_size: int, min_count: int, lowercase: bool, special: list[str]) -> str:
+def _trained(texts: Iterable[str], max_size: int, min_count: int, lowercase: bool, special: list[str]) -> str:
     """The counted words as the tokenizer's JSON; the last ones are kept, for the jobs of a sweep share their texts."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    key = hashlib.blake2b(json.dumps([max_size, min_count, lowercase, special, *texts]).encode()).hexdigest()
+    digest = hashlib.blake2b(json.dumps([max_size, min_count, lowercase, special]).encode())
+    for text in texts:
+        digest.update(f"\0{text}".encode(errors="surrogatepass"))
+    key = digest.hexdigest()
     if key in _kept:
         return _kept[key]
     tokenizer = Tokenizer(models.WordLevel({}, unk_token=SPECIAL_TOKENS["unk_token"]))

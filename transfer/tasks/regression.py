@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import MeanSquaredError, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
 
 from transfer import config, floors
+from transfer.data.mapped import array
 from transfer.tasks import text
 from transfer.tasks.base import BaseTask, Batch, Predicted
 
@@ -42,7 +43,7 @@ class Task(BaseTask):
 
     def fit(self, rows: Dataset) -> None:
         """Mean and variance of the training labels: where a new head begins, and the unit of the loss."""
-        labels = self.label_tensor(rows["label"][:])
+        labels = torch.from_numpy(array(rows, "label")).float()
         self.mean = float(labels.mean())
         self.variance = float(labels.var(unbiased=False)) or 1.0
 

@@ -14,6 +14,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics import classification as tm
 
 from transfer import config, floors
+from transfer.data.mapped import array, blocks
 from transfer.errors import Problem
 from transfer.tasks import class_weights, text
 from transfer.tasks.base import BaseTask, Batch, Predicted
@@ -78,7 +79,7 @@ class Task(BaseTask):
     def fit(self, rows: Dataset) -> None:
         """Weights inverse to the class frequencies of the training labels, with mean 1 over the examples."""
         if self.task.class_weights == class_weights.BALANCED:
-            self.balance(self.label_tensor(self.encode_labels(rows["label"][:])))
+            self.balance(torch.cat([self.label_tensor(self.encode_labels(block)) for block in blocks(rows, "label")]))
 
     def balance(self, labels: Tensor) -> None:
         """Class weights from encoded labels, [rows] or [rows, classes]."""
@@ -104,7 +105,7 @@ class Task(BaseTask):
     def example_weights(self, encoded: Dataset) -> np.ndarray:
         if self.class_weights is None or self.multi_label:
             return np.ones(len(encoded))
-        return self.class_weights.double().numpy()[np.asarray(encoded["label"][:], dtype=np.int64)]
+        return self.class_weights.double().numpy()[array(encoded, "label").astype(np.int64)]
 
     def answers(self, model: Any, outputs: Any, batch: Batch) -> Tensor:
         """Logits [rows, classes]."""
@@ -117,7 +118,7 @@ class Task(BaseTask):
 
     def score(self, predicted: Predicted, rows: Dataset, *, per_class: bool) -> dict[str, float]:
         metrics = self.metrics(per_class=per_class)
-        labels = self.label_tensor(self.encode_labels(rows["label"][:]))
+        labels = torch.cat([self.label_tensor(self.encode_labels(block)) for block in blocks(rows, "label")])
         self.update(metrics, self._as_logits(predicted.values), labels)
         return self.named(metrics.compute())
 
