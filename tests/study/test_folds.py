@@ -208,7 +208,7 @@ def test_the_examples_of_all_folds_are_looked_at(crossed):
     assert change.num_test == 300
     assert change.num_fixed > change.num_broken > 0
     assert sum(table.counts.sum() for _, table in found.confusions) == 2 * 300
-    (opinion,) = found.opinions
+    (opinion,) = details.opinions(compare(crossed.records))
     assert opinion.low < 0.2 < opinion.high
 
 

@@ -49,7 +49,7 @@ class Details:
 
 
 def build(comparison: Comparison) -> Details:
-    """Reads the learning curves and answers of the gains that are shown."""
+    """Reads the learning curves and answers of the gains that are shown; without `opinions`, which take longer."""
     shown = comparison.gains[:MOST_SHOWN]
     found = Details(num_left_out=len(comparison.gains) - len(shown))
     found.class_metric = class_metric(comparison)
@@ -72,9 +72,13 @@ def build(comparison: Comparison) -> Details:
         if not row.secondary
     ]
     found.sources = _sources(comparison)
-    draws = min(2000, max(200, _DRAWS // max(len(comparison.gains), 1)))
-    found.opinions = [_opinion(contrast, comparison.metric, draws) for _, contrast in comparison.gains]
     return found
+
+
+def opinions(comparison: Comparison) -> list[Opinion]:
+    """The second opinions on all gains; of many gains, from fewer draws each."""
+    draws = min(2000, max(200, _DRAWS // max(len(comparison.gains), 1)))
+    return [_opinion(contrast, comparison.metric, draws) for _, contrast in comparison.gains]
 
 
 def _rows_of(comparison: Comparison, shown: list[tuple[Row, Contrast]]) -> list[Row]:

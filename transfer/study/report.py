@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from transfer.study.details import Details
+
 VERDICT_STYLES = {"gain": "green", "harm": "red", "undecided": "yellow"}
 _MOST_COMMANDS = 8
 _MOST_SENTENCES = 10
 _MOST_REFUSED = 20
+# With more gains than that, the pictures are drawn beside the second opinions on them.
+_MANY = 50
 
 
 def print_table(comparison: Comparison, console: Console) -> None:
@@ -107,23 +112,35 @@ def write_all(comparison: Comparison, folder: str | Path) -> list[Path]:
 
     Nothing on the page is fetched from anywhere. The folder is made if it is not there.
     """
-    from transfer.study import details, drawing, markdown, page, tables
-    from transfer.study.figures import FIGURES
+    from transfer.study import details, markdown, page, tables
+    from transfer.study.beside import beside
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     found = details.build(comparison)
+    drawn = beside(partial(_drawn, comparison, found), wanted=len(comparison.gains) > _MANY)
+    found.opinions = details.opinions(comparison)
     figures: dict[str, tuple[str, str]] = {}
     pictures: list[Path] = []
-    for name, draw in FIGURES.items():
-        wide, narrow = draw(comparison, found, False), draw(comparison, found, True)
-        if wide is None or narrow is None:
-            continue
-        figures[name] = drawing.as_svg(wide), drawing.as_svg(narrow)
+    for name, (wide, narrow, png) in drawn().items():
+        figures[name] = wide, narrow
         pictures += [folder / f"{name}.png", folder / f"{name}.svg"]
-        pictures[-2].write_bytes(drawing.as_png(wide))
-        pictures[-1].write_text(figures[name][0], encoding="utf-8")
+        pictures[-2].write_bytes(png)
+        pictures[-1].write_text(wide, encoding="utf-8")
     texts = [folder / "report.html", folder / "report.md"]
     texts[0].write_text(page.render(comparison, found, figures), encoding="utf-8")
     texts[1].write_text(markdown.render(comparison, found, figures), encoding="utf-8")
     return [*texts, *pictures, *tables.write(comparison, found, folder)]
+
+
+def _drawn(comparison: Comparison, found: Details) -> dict[str, tuple[str, str, bytes]]:
+    """Of each picture that there is something to draw for: as SVG, for a narrow page as SVG, and as PNG."""
+    from transfer.study import drawing
+    from transfer.study.figures import FIGURES
+
+    made = {}
+    for name, draw in FIGURES.items():
+        wide, narrow = draw(comparison, found, False), draw(comparison, found, True)
+        if wide is not None and narrow is not None:
+            made[name] = drawing.as_svg(wide), drawing.as_svg(narrow), drawing.as_png(wide)
+    return made
