@@ -58,7 +58,7 @@ class Run:
         config = self.record.get("config") or {}
         return tuple(self.record["seed"] if key == "seed" else config.get(key) for key in SEEDS)
 
-    @property
+    @cached_property
     def fold(self) -> int | None:
         """The part of the data that this run was tested on, in a cross-validation."""
         return self.data.get("fold")
@@ -76,12 +76,12 @@ class Run:
         fold = [] if self.fold is None else [f"{FOLDS}={self.data['folds']}", f"{FOLD}={self.fold}"]
         return [f"seed={self.seed if seed is None else seed}", *own, *fold]
 
-    @property
+    @cached_property
     def data(self) -> Mapping[str, Any]:
         """Fingerprint, sizes and subset hash of the data of this run."""
         return self.record.get("data") or {}
 
-    @property
+    @cached_property
     def num_labels(self) -> int:
         """Labelled training examples."""
         size = self.record.get("train_size")
