@@ -46,7 +46,7 @@ def same(one, other):
         (BERT, ["freezing=first_k", "freezing.k=2"], "the embeddings and the first 2 layers"),
         (BERT, ["freezing=head_only"], "the backbone"),
         (ROBERTA, ["freezing=head_only"], "the backbone"),
-        (GPT2, FIRST, "the embeddings and the first 1 layers"),
+        (GPT2, FIRST, "the embeddings and the first layer"),
         (LSTM, ["freezing=head_only"], "the backbone"),
     ],
     ids=["bert-2", "bert-head", "roberta-head", "gpt2-1", "lstm-head"],
@@ -64,7 +64,7 @@ def test_equal_to_what_computes_it_in_every_pass(train, model, freezing, kept):
 def test_gradual_unfreezing_keeps_what_each_phase_holds(train):
     gradual = [*BERT, *NO_DROPOUT, "freezing=gradual", "target.budget.max_epochs=5"]
     cached = train(*gradual)
-    layers = [f"the embeddings and the first {depth} layers" for depth in (1, 2)]
+    layers = ["the embeddings and the first 2 layers", "the embeddings and the first layer"]
     assert cached["features"]["kept"] == ["the backbone", *layers]
     # The test split is looked at with weights of any epoch, so nothing is kept for it.
     assert cached["features"]["num_rows_computed"] == cached["data"]["num_train"] + cached["data"]["num_val"]
@@ -126,3 +126,17 @@ def test_what_the_model_does_not_agree_with_is_not_used(train, monkeypatch):
     spoilt = train(*head)
     assert spoilt["features"]["kept"] == []
     same(spoilt, train(*head, cached=False))
+
+
+@pytest.mark.cluster
+def test_two_processes_share_the_work(train, tmp_path):
+    """Each computes its own rows, into the same files, and reads all of them."""
+    one = train(*BERT, *NO_DROPOUT, "freezing=head_only")
+    two = train(
+        *BERT, *NO_DROPOUT, "freezing=head_only", "trainer=ddp_cpu", "force=true", f"cache_dir={tmp_path / 'two'}"
+    )
+    assert two["features"]["num_rows_computed"] == 60
+    assert len(set(two["hardware"]["rank_checksums"])) == 1
+    assert two["metrics"].keys() == one["metrics"].keys()
+    for name, value in one["metrics"].items():
+        assert two["metrics"][name] == pytest.approx(value, rel=1e-3, abs=1e-5), name

@@ -37,7 +37,9 @@ class Boundary:
     below: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "the backbone" if self.depth is None else f"the embeddings and the first {self.depth} layers"
+        if self.depth is None:
+            return "the backbone"
+        return f"the embeddings and the first {f'{self.depth} layers' if self.depth > 1 else 'layer'}"
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,7 @@ class FeatureCache:
         """Have everything there that training reads."""
         wanted = list(dict.fromkeys(each for epoch, each in self.at.items() if each and epoch != EVER))
         steps = self.plan.budget.max_steps
-        rows = len(self.data.encoded["train"])
-        if steps is None or steps * self.plan.budget.batch_size >= rows:
+        if steps is None or steps >= self.data.num_batches:
             self._open(trainer, "train", wanted)
         self._open(trainer, "validation", wanted)
 
