@@ -41,6 +41,7 @@ def test_a_sweep_counts_all_its_jobs(scale, tmp_path):
 def test_the_loop_on_the_same_batches_ends_with_the_same_weights(scale, tmp_path):
     made = results.overhead(ask(scale, "full", "overhead", tmp_path, rounds=1))
     assert made["same_weights"]
+    assert [len(rounds) for rounds in (made["transfer"], made["loop"])] == [1, 1]
     assert len(made["ratios"]) == 1
 
 
@@ -60,7 +61,7 @@ def test_trainings_are_interleaved_and_measured_once():
     assert both == [("head", OURS), ("head", TRAINER), ("head", LOOP), ("sweep", OURS)]
     assert cases.measurements(scale, ["sweep"]) == [[("sweep", OURS), ("head", TRAINER), ("head", LOOP)]]
     minutes = parts.expected_minutes(parts.Settings(scale, (*parts.CASES, *parts.OTHERS), 3, 2))
-    assert minutes < 45
+    assert minutes < 31
 
 
 def run_of(case, arm, seed, train_s, right):
@@ -131,9 +132,13 @@ def test_a_metric_is_equal_within_its_error():
     assert results.compared(theirs, [run_of("head", OURS, 0, 1.0, "1" * 40)])["verdict"] == "worse"
 
 
+# Seconds of two steps in three rounds; in each of the last two, something else had the machine for a while.
+SLOWED = [[1.03, 1.01], [1.03, 7.0], [9.0, 1.01]]
+
+
 def test_the_other_targets():
     measured = {
-        "overhead": results.overhead({"transfer": [1.02, 1.01, 1.2], "loop": [1.0] * 3, "weights_differ_by": 0.0}),
+        "overhead": results.overhead({"transfer": SLOWED, "loop": [[1.0, 1.0]] * 3, "weights_differ_by": 0.0}),
         "commands": {"help": [0.1, 0.2, 0.3], "list": [0.5] * 3},
         "finished": {"num_jobs": 1000, "seconds": [1.0, 1.5, 3.0]},
         "memory": {"20000": {"peak_mb": 500.0}, "2000000": {"peak_mb": 900.0}},

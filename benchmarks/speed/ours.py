@@ -71,22 +71,26 @@ def _right(folder: Path) -> str:
 
 @dataclass
 class Clock:
-    """The seconds of the training epochs, without their validation; when some steps ended; the weights at the end."""
+    """The seconds of each training step, to the end of the one before; when some of them ended; the weights at the end.
 
-    epochs: list[float] = field(default_factory=list)
+    The first step of an epoch counts from the epoch's start, and the last one to the start of the validation.
+    """
+
+    steps: list[float] = field(default_factory=list)
     marks: dict[int, float] = field(default_factory=dict)
-    num_steps: int = 0
     weights: float = 0.0
-    begin: float | None = None
+    since: float | None = None
 
-    @property
-    def seconds(self) -> float:
-        return sum(self.epochs)
+    def tick(self) -> None:
+        now = time.perf_counter()
+        assert self.since is not None, "within an epoch"
+        self.steps.append(now - self.since)
+        self.since = now
 
     def stop(self) -> None:
-        if self.begin is not None:
-            self.epochs.append(time.perf_counter() - self.begin)
-            self.begin = None
+        if self.since is not None:
+            self.steps[-1] += time.perf_counter() - self.since
+            self.since = None
 
 
 def weight_sum(model: Any) -> float:
@@ -108,16 +112,16 @@ def clocked(marks: Collection[int] = (), synchronize: Callable[[], Any] | None =
     epoch_start, batch_end = TransferModule.on_train_epoch_start, TransferModule.on_train_batch_end
 
     def on_train_epoch_start(self: Any) -> None:
-        clock.begin = time.perf_counter()
+        clock.since = time.perf_counter()
         epoch_start(self)
 
     def on_train_batch_end(self: Any, *arguments: Any) -> None:
         batch_end(self, *arguments)
-        clock.num_steps += 1
-        if clock.num_steps in marks:
+        clock.tick()
+        if (number := len(clock.steps)) in marks:
             if synchronize is not None:
                 synchronize()
-            clock.marks[clock.num_steps] = time.perf_counter()
+            clock.marks[number] = time.perf_counter()
 
     def on_validation_start(self: Any) -> None:
         clock.stop()

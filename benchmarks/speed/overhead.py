@@ -27,21 +27,21 @@ class Bare:
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of each round, of the project and of the loop; the first round of each warms up and is left out."""
+    """Seconds of each step in each round, of the project and of the loop; the first round warms up and is left out."""
     from transfer import plan
     from transfer.compose import compose
 
-    found: dict[str, list[float]] = {"transfer": [], "loop": []}
+    found: dict[str, list[list[float]]] = {"transfer": [], "loop": []}
     sums: dict[str, float] = {}
     planned = plan.make(compose(list(request["words"])))
     for number in range(request["rounds"] + 1):
         with ours.clocked() as clock:
             ours.command("run", *request["words"], f"output_dir={Path(request['folder']) / str(number)}")
-        seconds, sums["loop"] = bare(planned)
+        steps, sums["loop"] = bare(planned)
         sums["transfer"] = clock.weights
         if number:
-            found["transfer"].append(clock.seconds)
-            found["loop"].append(seconds)
+            found["transfer"].append(clock.steps)
+            found["loop"].append(steps)
     difference = abs(sums["transfer"] - sums["loop"]) / sums["loop"]
     return {**found, "weights_differ_by": difference, "precision": precision(planned)}
 
@@ -79,21 +79,21 @@ def make(planned: Any) -> Bare:
     return Bare(model, data, groups, optimizer, schedule, loader)
 
 
-def bare(planned: Any) -> tuple[float, float]:
-    """Seconds of the training epochs, and the sum of the weights at their end."""
+def bare(planned: Any) -> tuple[list[float], float]:
+    """Seconds of each step, and the sum of the weights at the end."""
     import torch
     from torch.nn.functional import cross_entropy
 
-    it, seconds, step = make(planned), 0.0, 0
+    it, clock = make(planned), ours.Clock()
     weights = [parameter for group in it.groups for parameter in group["params"]]
     low = precision(planned) == "bf16-mixed"
     it.model.train()
     for epoch in range(planned.budget.max_epochs):
-        clock = time.perf_counter()
+        clock.since = time.perf_counter()
         it.loader.batch_sampler.set_epoch(epoch)
         for batch in it.loader:
             # Dropout as the project draws it, without which the weights could not be compared.
-            torch.manual_seed((planned.seeds.order * 1_000_003 + step) * 64)
+            torch.manual_seed((planned.seeds.order * 1_000_003 + len(clock.steps)) * 64)
             it.optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=low):
                 loss = cross_entropy(it.model(**batch["inputs"]).logits.float(), batch["labels"])
@@ -101,6 +101,6 @@ def bare(planned: Any) -> tuple[float, float]:
             torch.nn.utils.clip_grad_norm_(weights, planned.trainer.gradient_clip_val)
             it.optimizer.step()
             it.schedule.step()
-            step += 1
-        seconds += time.perf_counter() - clock
-    return seconds, ours.weight_sum(it.model)
+            clock.tick()
+        clock.stop()
+    return clock.steps, ours.weight_sum(it.model)

@@ -95,10 +95,15 @@ def case_target(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def overhead(found: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of each round against those of the loop's round after it; the median of their ratios."""
-    ratios = [ours / loop for ours, loop in zip(found["transfer"], found["loop"], strict=True)]
+    """Both took the same steps in every round: the sums of each step's median over the rounds, compared.
+
+    A step that something else on the machine made slow counts in no median, as it would in the time of its round.
+    `ratios` are those of whole rounds that followed each other.
+    """
+    ours, loop = (sum(map(median, zip(*found[arm], strict=True))) for arm in ("transfer", "loop"))
+    ratios = [sum(a) / sum(b) for a, b in zip(found["transfer"], found["loop"], strict=True)]
     same = found["weights_differ_by"] < 1e-5
-    return {"ratios": ratios, "overhead": median(ratios) - 1, "same_weights": same, **found}
+    return {**found, "seconds": [ours, loop], "overhead": ours / loop - 1, "ratios": ratios, "same_weights": same}
 
 
 def other_targets(measured: dict[str, Any]) -> list[dict[str, Any]]:

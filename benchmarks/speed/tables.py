@@ -18,7 +18,7 @@ other.
 
 `Trainer` is Hugging Face's at its defaults: batches of 8 drawn at random and padded by `DataCollatorWithPadding`,
 float32, AdamW with 5e-5 and a linear schedule, no evaluation. It saves nothing, which is not its default and makes
-it faster. For the head and from scratch it has a rate of 1e-3 and 1e-4, since at its default a head learns next to
+it faster. For the head and from scratch it has a rate of 1e-2 and 1e-4, since at its default a head learns next to
 nothing. The bare loop is the same without `Trainer`. Neither can share work between jobs: their sweep is one job,
 measured, times the number of jobs.
 
@@ -33,6 +33,8 @@ def page(found: dict[str, Any]) -> str:
     if found["quick"]:
         lines += ["A few rows and a tiny model, to see that everything runs: **no number here means anything**.", ""]
     lines += [f"{hardware['text']}; {found['threads']} threads. {found['date'][:10]}, {_commit(found)}."]
+    if loads := [run["load"] for run in found["runs"] if "load" in run]:
+        lines += ["", f"Load of the machine when a measurement began: {min(loads):.1f} to {max(loads):.1f}."]
     lines += ["", ", ".join(f"{name} {version}" for name, version in found["versions"].items()) + ".", ""]
     if found["cases"]:
         lines += ["![Seconds of training, in three ways](speed.png)", "", *_trainings(found["cases"]), ""]
