@@ -303,6 +303,8 @@ class Averaging:
 class Trainer:
     """What goes to Lightning's Trainer, in its own words, and how a run makes use of the machine.
 
+    `compile`: always, never, or auto, which is where a run on a GPU is long enough for it.
+
     `num_workers: null` is none, or as many as the first steps show to be worth it, where loading takes long.
 
     With `feature_cache` the frozen part of a model is computed once for each row and kept on disk, in the cache folder,
@@ -314,6 +316,7 @@ class Trainer:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "auto"
+    compile: str = "auto"
     gradient_clip_val: Optional[float] = 1.0
     accumulate_grad_batches: int = 1
     halve_on_out_of_memory: bool = True

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from transfer import (
     adaptation,
     architecture,
+    compiling,
     evaluation,
     freezing,
     hardware,
@@ -94,7 +95,10 @@ def train(plan: Plan, parent: Path | None, splits: int | None = None, watching: 
     plain = adapted is None and regularizer is None and l2_sp is None and not further
     features = prefix.make(plan, frozen, data, plain=plain)
     module = multitask.module(further, whole, task, plan, frozen, splits, adapted, regularizer, features)
-    callbacks = [frozen, *([l2_sp] if l2_sp else []), Operations(whole, frozen, data), *watching]
+    counted = Operations(whole, frozen, data)
+    hardware.channels_last(whole)
+    compiling.apply(plan, whole, counted, data, kept=features is not None)
+    callbacks = [frozen, *([l2_sp] if l2_sp else []), counted, *watching]
     outcome = _fit_and_test(plan, module, data, callbacks, parent)
     try:
         record = recording.describe(plan, leg, module, report, outcome, started) | multitask.describe(further, data)
@@ -254,6 +258,7 @@ def _callbacks(plan: Plan, module: TransferModule, keeping: list[Callback], trac
 
 def _trainer(plan: Plan, callbacks: list[Callback], tracking: Tracking) -> Trainer:
     settings, budget = plan.trainer, plan.budget
+    hardware.exact_float32()
     bar = progress_bar()
     make = functools.partial(
         Trainer,

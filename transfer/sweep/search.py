@@ -37,6 +37,7 @@ PLACEMENT = (
     "devices",
     "num_nodes",
     "strategy",
+    "compile",
     "num_workers",
     "log_every_n_steps",
     "checkpoint_every_s",
