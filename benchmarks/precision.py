@@ -38,10 +38,8 @@ def main(folder: Path) -> None:
     accuracy = {p: [found[p][seed]["metrics"]["test/accuracy"] for seed in SEEDS] for p in PRECISIONS}
     for precision in PRECISIONS:
         seconds = [found[precision][seed]["throughput"]["steps_s"] for seed in SEEDS]
-        print(
-        mean, seconds_of = statistics.mean(accuracy[precision]), statistics.mean(seconds)
-        print(f"{precision:12} accuracy {mean:.4f}  steps {seconds_of:.1f} s")
-        )
+        mean, took = statistics.mean(accuracy[precision]), statistics.mean(seconds)
+        print(f"{precision:12} accuracy {mean:.4f}  steps {took:.1f} s")
     differences = [after - before for before, after in zip(*accuracy.values(), strict=True)]
     spread = statistics.stdev(differences)
     print(f"bf16 - 32    {statistics.mean(differences):+.4f}, standard deviation over {len(SEEDS)} seeds {spread:.4f}")
