@@ -174,6 +174,7 @@ def test_the_gpu_variant_runs_where_there_is_none(arm, tmp_path):
     request = {"device": "cpu", "shape": shape, "arm": arm, "batch_size": 4, "steps": 6, "warm_up": 2}
     found = gpu.measure({**request, "folder": str(tmp_path)})
     assert found["examples_per_s"] > 0
+    assert found["flops_per_s"] == found["examples_per_s"] * gpu.flops_per_example(shape, gpu.LENGTH)
 
 
 def test_the_page_of_a_gpu():

@@ -32,24 +32,6 @@ def flops_per_example(shape: dict[str, int], length: int) -> float:
     return 3.0 * length * shape["num_hidden_layers"] * layer
 
 
-def matrix_peak(device: str, sizes: tuple[int, ...] = (4096, 8192, 16384), rounds: int = 20) -> float:
-    """The most operations a second that square products in bfloat16 come to."""
-    import torch
-
-    best = 0.0
-    for size in sizes:
-        a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-        for _ in range(3):
-            a @ b
-        synchronize(device)
-        clock = time.perf_counter()
-        for _ in range(rounds):
-            a @ b
-        synchronize(device)
-        best = max(best, 2 * size**3 * rounds / (time.perf_counter() - clock))
-    return best
-
-
 def synchronize(device: str) -> None:
     import torch
 
@@ -74,7 +56,9 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Examples a second of `request["arm"]`: "transfer" or "Trainer" at `batch_size`, or "peak" for the matrix peak."""
     device, steps, warm_up = request["device"], request["steps"], request["warm_up"]
     if request["arm"] == "peak":
-        return {"flops_per_s": matrix_peak(device, tuple(request["sizes"]))}
+        from transfer import peak
+
+        return {"flops_per_s": peak.matrix_peak("bf16-mixed", device, None)}
     batch_size = request["batch_size"]
     # More rows than the steps take: the project evaluates at the end of an epoch, which must not come before theirs.
     made = prepare(Path(request["folder"]), request["shape"], round(1.1 * steps * batch_size) + 2 * batch_size)

@@ -119,7 +119,7 @@ def gpus(settings: Settings) -> dict[str, Any]:
     import torch
 
     request = {"device": "cuda", "shape": gpu.BASE, "steps": gpu.STEPS, "warm_up": gpu.WARM_UP}
-    peak = once("the card's matrix peak", "gpu", {**request, "arm": "peak", "sizes": [4096, 8192, 16384]}, settings)
+    peak = once("the card's matrix peak", "gpu", {**request, "arm": "peak"}, settings)
     runs = []
     for repeat in range(settings.repeats):
         for size in gpu.BATCH_SIZES:

@@ -120,7 +120,7 @@ def _targets(targets: list[dict[str, Any]]) -> list[list[str]]:
 def _gpu(measured: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     peak = measured["peak"]["flops_per_s"] / 1e12
     lines = [f"## {measured['device']}: BERT-base in bfloat16, 128 tokens", ""]
-    lines += [f"The largest square product in bfloat16: {peak:.0f} TFLOP/s.", ""]
+    lines += [f"The product of two large matrices in bfloat16: {peak:.0f} TFLOP/s.", ""]
     cells = [
         [
             str(row["batch_size"]),
