@@ -117,6 +117,8 @@ def estimate(ahead: Ahead) -> Estimate:
     ranks = {plan.trainer.devices * plan.trainer.num_nodes for plan in left}
     if ranks != {1}:
         found.notes.append("one process was measured, with its share of a batch; what they exchange is not counted")
+    if any(plan.trainer.feature_cache and plan.freezing.policy not in ("none", "all") for plan in left):
+        found.notes.append("where the outputs of a frozen part are kept, or heads are trained together, it takes less")
     found.measured_s = time.monotonic() - began
     return found
 
