@@ -21,7 +21,7 @@ LAYERS = [
     "prefix adaptation parallel_adapter shared regularizers averaging optim freezing checkpoints gradients memory operations "
     "progress ranks row_files sweep.pruning sweep.storage sweep.choices",
     "nodes sharding",
-    "validation limits crossvalidation devices compiling methods plan identity",
+    "validation limits streams crossvalidation devices compiling methods plan identity",
     "tasks models data mixture weights floors parameters hardware peak",
     "config records wandb_environment",
     "paths interruption",

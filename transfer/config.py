@@ -64,6 +64,10 @@ class Data:
     """One labelled data set. `path`: embedded:NAME, a hub id, a file or a folder; or `files`, one a split.
 
     With `folds` the rows of all splits are cut anew for a cross-validation; number `fold`, from 0, is the test split.
+
+    With `streaming`, for a source, the training rows are read as they are trained on, and not converted before; of
+    `shuffle_buffer` rows that are held, half are drawn at random and replaced. Validation and test rows are those of
+    their files, or the first `validation_size` and `test_size` rows.
     """
 
     name: Optional[str] = None
@@ -85,6 +89,8 @@ class Data:
     test_size: Optional[int] = None
     folds: Optional[int] = None
     fold: Optional[int] = None
+    streaming: bool = False
+    shuffle_buffer: int = 10_000
 
 
 @dataclass

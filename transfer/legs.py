@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
@@ -15,10 +15,12 @@ from datasets import Dataset
 
 from transfer import mixture, tasks
 from transfer.config import Config, Data, Task
-from transfer.data import budgets, encoding, files, leakage, sources
+from transfer.data import budgets, encoding, files, leakage, sources, streaming
 from transfer.data.mapped import blocks
 from transfer.data.module import TransferData
 from transfer.data.sources import Splits
+from transfer.data.streamed_batches import StreamedData
+from transfer.data.streaming import Stream
 from transfer.data.texts import texts_in_blocks
 from transfer.errors import Problem, UserError
 from transfer.paths import cache_folder
@@ -33,11 +35,18 @@ _read: dict[tuple[str, int, str], Splits] = {}
 
 @dataclass
 class Leg:
-    """Splits, with the training rows cut to the label budget. `subset_hash` names those rows."""
+    """Splits, with the training rows cut to the label budget. `subset_hash` names those rows.
+
+    The training rows may be a stream: nobody knows their number, and they have no hash.
+    """
 
     splits: Splits
     train: Dataset
     subset_hash: str
+
+    @property
+    def num_train(self) -> int | None:
+        return None if isinstance(self.train, Stream) else len(self.train)
 
     @property
     def by_split(self) -> dict[str, Dataset]:
@@ -52,6 +61,9 @@ def load(plan: Plan) -> Leg:
     """
     key = f"{plan.leg}.data"
     splits = _splits(plan.config, plan.data, plan.task, key, plan.seeds.data)
+    if plan.data.streaming:
+        _require_rows(plan, splits)
+        return Leg(splits, splits.train, "")
     chosen = budgets.subset(splits.strata, plan.data.train_size, plan.seeds.subset, key)
     train = splits.train if plan.data.train_size is None else splits.train.select(np.sort(chosen))
     _require_rows(plan, splits)
@@ -76,7 +88,8 @@ def _splits(config: Config, data: Data, task: Task, key: str, data_seed: int) ->
         budgets.check_size(_read[name].strata, data.train_size, key)
     else:
         folder = cache_folder(config.cache_dir) / "rows"
-        read = sources.load(data, key=key, data_seed=data_seed, problem_type=problem_type, folder=folder)
+        load = streaming.load if data.streaming else sources.load
+        read = load(data, key=key, data_seed=data_seed, problem_type=problem_type, folder=folder)
         while len(_read) >= KEPT:
             _read.pop(next(iter(_read)))
         _read[name] = read
@@ -93,15 +106,20 @@ def batches(
     """
     task.tokenizer = tokenizer
     max_length = encoding.max_length(plan.task.max_length, limit, key=f"{plan.leg}.task.max_length")
+    rows = leg.by_split | ({"train": leg.train.sample()} if isinstance(leg.train, Stream) else {})
     encoded = {
         split: encoding.encode(
-            leg.by_split[split], task, tokenizer, max_length, plan.config.cache_dir, training=split == "train"
+            rows[split], task, tokenizer, max_length, plan.config.cache_dir, training=split == "train"
         )
-        for split in splits or leg.by_split
+        for split in splits or rows
     }
-    return TransferData(
+    make: Any = TransferData
+    if isinstance(leg.train, Stream):
+        assert plan.budget.max_steps is not None, "validation asks for it"
+        make = partial(StreamedData, leg.train, -(-plan.budget.max_steps // plan.budget.max_epochs))
+    data: TransferData = make(
         encoded,
-        leg.by_split,
+        rows,
         task,
         tokenizer,
         batch_size=plan.budget.batch_size,
@@ -111,6 +129,7 @@ def batches(
         accumulate=plan.trainer.accumulate_grad_batches,
         tokens_per_batch=plan.budget.tokens_per_batch,
     )
+    return data
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def print_runs(output_dir: str, experiment: str | None, wanted: dict[str, Any], 
             record["status"],
             str(record["seed"]),
             *[str(record["data"].get("fold", ""))] * folded,
-            str(record["data"].get("num_train", "")),
+            str(record["data"].get("num_train") or ""),
             ", ".join([record["freezing"], *methods.chosen(record)]),
             name.removeprefix("test/"),
             "" if value is None else f"{value:.4f}",
@@ -196,7 +196,7 @@ def _facts(record: Record) -> dict[str, str]:
     arm = record["arm"] or "none"
     counted = {name: len(weights[name]) for name in ("loaded", "reinitialised", "dropped")}
     tensors = ", ".join(f"{count} {name}" for name, count in counted.items())
-    splits = f"train {data['num_train']}, validation {data['num_val']}, test {data['num_test']}"
+    splits = f"train {data['num_train'] or 'a stream'}, validation {data['num_val']}, test {data['num_test']}"
     speed = f"{record['throughput']['examples_per_s']:.0f} examples/s"
     if padding := record["throughput"].get("padding_fraction"):
         speed += f", {padding:.1%} of the tokens are padding"

@@ -75,7 +75,7 @@ def measure(plan: Plan, parent: Path | None, folder: Path) -> Measured:
     return Measured(
         step_s=watch.steps.rate() * watch.mean["train"],
         phases=watch.phases,
-        num_train=record["data"]["num_train"],
+        num_train=record["data"]["num_train"] or 1,  # of a stream nobody knows it
         num_batches=watch.num_batches["train"],
         validation_s=watch.evaluated["val"].rate() * watch.mean["val"] * watch.num_batches["val"],
         test_s=watch.evaluated["test"].rate() * watch.mean["test"] * watch.num_batches["test"],

@@ -107,7 +107,7 @@ def describe(
     if outcome.averaging is not None:
         record["averaging"] = outcome.averaging
     record["data"] |= {
-        "num_train": len(leg.train),
+        "num_train": leg.num_train,
         "num_val": len(leg.splits.validation),
         "num_test": len(leg.splits.test),
         "subset_hash": leg.subset_hash,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from transfer import compiling, crossvalidation, devices, limits, methods, mixture, tasks
+from transfer import compiling, crossvalidation, devices, limits, methods, mixture, streams, tasks
 from transfer.config import Arm, Config, Freezing, Optimizer, Scheduler, Source, Stage
 from transfer.errors import Problem, UserError, nearest
 from transfer.plan import has_data
@@ -46,6 +46,7 @@ def _checks() -> tuple[Callable[[Config], Iterable[Problem]], ...]:
         devices.problems,
         compiling.problems,
         mixture.problems,
+        streams.problems,
         _before,
         _also,
     )

@@ -456,4 +456,4 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_a_table_has_no_types_of_its_own() -> None:
     rows = parsing.READERS["jsonl"](io.BytesIO(b'{"a": 1}\n{"b": "x\xe2\x80\xa8y"}\n'))
-    assert formats._columns(list(rows)) == {"a": [1, None], "b": [None, "x\u2028y"]}
+    assert formats.table(list(rows)) == {"a": [1, None], "b": [None, "x\u2028y"]}

@@ -59,7 +59,7 @@ def canonical(
     Raises:
         UserError: missing columns, all of them at once; else missing or wrong values, all columns at once.
     """
-    columns = _existing(tables, columns, names, key=key, local=local)
+    columns = existing(tables, columns, names, key=key, local=local)
     problems: list[Problem] = []
     rows = {}
     for split, table in tables.items():
@@ -127,7 +127,7 @@ def first(numbers: Sequence[int], *, limit: int = 5) -> str:
     return f"row {shown}" if len(numbers) == 1 else f"rows {shown}"
 
 
-def _existing(
+def existing(
     tables: dict[str, Table], columns: config.Columns, names: dict[str, str], *, key: str, local: bool
 ) -> config.Columns:
     """The columns as they are called in these files; all that do not exist are raised at once."""

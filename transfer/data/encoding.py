@@ -15,7 +15,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from transfer import tasks
 from transfer.data import workers
-from transfer.data.mapped import array, blocks, release
+from transfer.data.mapped import array, blocks, large_files, release, release_files
 from transfer.paths import cache_folder
 from transfer.tasks.base import BaseTask
 
@@ -42,11 +42,12 @@ def encode(
     """The inputs of these rows with their encoded `label` and their `length`; from the cache where it is there."""
     by = task.encode_training if training else task.encode
     names = [name for name in INPUTS if name in rows.column_names]
+    large = large_files(rows)
 
     def batch(columns: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
         encoded: dict[str, list[Any]] = by({**columns, "row": numbers}, tokenizer, max_length)
         if numbers[0] // RELEASED != numbers[-1] // RELEASED:
-            release(rows)
+            release_files(large)
         return encoded
 
     # A set of features is as quickly computed as read.

@@ -116,6 +116,8 @@ def fingerprint(data: config.Data, *, key: str) -> str:
     }
     if data.drop_invalid:
         shaping["drop_invalid"] = True
+    if data.streaming:
+        shaping["streaming"] = data.shuffle_buffer
     if data.folds is not None:  # the identity of data without them is older than they are
         shaping["folds"] = data.folds
     digest.update(json.dumps(shaping, sort_keys=True).encode())

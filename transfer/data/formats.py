@@ -49,8 +49,8 @@ def read_files(location: Location, *, key: str, folder: Path | None = None) -> d
     return tables
 
 
-def read_hub(location: Location, data: config.Data, *, key: str) -> datasets.DatasetDict:
-    """The hub set as `datasets` gives it, from its cache where it was loaded before.
+def read_hub(location: Location, data: config.Data, *, key: str, streaming: bool = False) -> datasets.DatasetDict:
+    """The hub set as `datasets` gives it, from its cache where it was loaded before; or not loaded, to be streamed.
 
     Raises:
         UserError: whatever keeps it from loading; the message says which local forms there are.
@@ -59,7 +59,7 @@ def read_hub(location: Location, data: config.Data, *, key: str) -> datasets.Dat
 
     assert location.hub is not None
     try:
-        loaded = datasets.load_dataset(location.hub, data.config_name, revision=data.revision)
+        loaded = datasets.load_dataset(location.hub, data.config_name, revision=data.revision, streaming=streaming)
     except Exception as error:  # the hub's client raises of all kinds, and the advice is the same for each
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         action = (
@@ -68,7 +68,7 @@ def read_hub(location: Location, data: config.Data, *, key: str) -> datasets.Dat
         )
         allowed = "the id of a data set on the Hugging Face hub, with its config_name where it has several"
         raise UserError(Problem(f"{key}.path", f"{location.hub} ({reason})", allowed, action)) from error
-    assert isinstance(loaded, datasets.DatasetDict)
+    assert isinstance(loaded, datasets.IterableDatasetDict if streaming else datasets.DatasetDict)
     return loaded
 
 
@@ -83,23 +83,19 @@ def table_of(dataset: datasets.Dataset, folder: Path | None = None) -> Table:
     for name in images:
         dataset = dataset.cast_column(name, datasets.Image(decode=False))
     if folder is not None and not images and dataset.data.nbytes >= stored.LARGE:
-        return {
-            **stored.table(lambda: map(partial(_named, dataset), dataset), folder / f"{dataset._fingerprint}.arrow")
-        }
-    table: Table = {}
-    for name in dataset.features:
-        table[name] = [_plain(dataset, name, value) for value in dataset[name][:]]
-    return table
+        return {**stored.table(lambda: map(partial(named, dataset), dataset), folder / f"{dataset._fingerprint}.arrow")}
+    return {name: [_plain(feature, value) for value in dataset[name][:]] for name, feature in dataset.features.items()}
 
 
-def _named(dataset: datasets.Dataset, row: Row) -> Row:
-    return {name: _plain(dataset, name, value) for name, value in row.items()}
+def named(dataset: Any, row: Row) -> Row:
+    """A row of a hub split with the names of its classes."""
+    features = dataset.features or {}
+    return {name: _plain(features.get(name), value) for name, value in row.items()}
 
 
-def _plain(dataset: datasets.Dataset, name: str, value: Any) -> Any:
+def _plain(feature: Any, value: Any) -> Any:
     import datasets
 
-    feature = dataset.features[name]
     if isinstance(feature, datasets.ClassLabel):
         return _name(feature, value)
     if value is not None and isinstance(inner := getattr(feature, "feature", None), datasets.ClassLabel):
@@ -124,7 +120,7 @@ def _read(path: Path, name: str, folder: Path | None) -> Table:
 
         return images.read(path)
     if folder is None or name == "json" or not stored.is_large(path) or _has_bytes(path, name):
-        return _columns(list(records(path, name)))
+        return table(list(records(path, name)))
     file = folder / f"{files.content_hash(path)}-{name}-{stored.VERSION}.arrow"
     return {**stored.table(partial(records, path, name), file)}
 
@@ -143,7 +139,8 @@ def _has_bytes(path: Path, name: str) -> bool:
     return any("binary" in str(kind) for kind in schema.types)
 
 
-def _columns(rows: list[Row]) -> Table:
+def table(rows: list[Row]) -> Table:
+    """The columns of these rows, None where a row lacks one."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: [row.get(name) for row in rows] for name in names}
 

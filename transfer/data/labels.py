@@ -59,8 +59,8 @@ def read_labels(
     for split, made in list(rows.items()):
         kept = np.flatnonzero(np.fromiter((label is not None for label in made.labels), bool, len(made)))
         if len(kept) < len(made):
-            dropped = len(made) - len(kept)
-            notes.append(f"{key}: {dropped} of {len(made)} rows of {made.name} have no label; they were dropped")
+            dropped, kind = len(made) - len(kept), "valid label" if data.drop_invalid else "label"
+            notes.append(f"{key}: {dropped} of {len(made)} rows of {made.name} have no {kind}; they were dropped")
             rows[split] = made.take(kept)
         if not len(kept) and split == "train":
             received = f"{data.columns.label}: no label in {made.name}"
@@ -145,10 +145,11 @@ def _names(made: Rows, data: config.Data, key: str, problems: list[Problem]) -> 
         problems.append(Problem(f"{key}.columns.label", received, "one label a row", action))
     # each name once, however many rows have it
     once: dict[str | None, str | None] = {}
-    return [once.setdefault(name, name) for name in map(_name, made.labels)]
+    return [once.setdefault(name, name) for name in map(name_of, made.labels)]
 
 
-def _name(value: Any) -> str | None:
+def name_of(value: Any) -> str | None:
+    """The class that a value of a label column names; None where there is none."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     # a whole number that was stored as a float, as happens to integer columns with gaps
@@ -171,7 +172,7 @@ def _lists(made: Rows, data: config.Data, key: str, problems: list[Problem]) -> 
             labels.append(None)
             continue
         parts = value if isinstance(value, list) else str(value).split(separator) if value != "" else []
-        names = [_name(part.strip() if isinstance(part, str) else part) for part in parts]
+        names = [name_of(part.strip() if isinstance(part, str) else part) for part in parts]
         classes = sorted({name for name in names if name is not None})
         labels.append(once.setdefault(tuple(classes), classes))
     return labels

@@ -23,7 +23,13 @@ KEPT = 8
 
 
 def blocks(dataset: datasets.Dataset, name: str) -> Iterator[list[Any]]:
-    """The values of a column in lists of at most `BLOCK`; memory that was mapped for them is given back."""
+    """The values of a column in lists of at most `BLOCK`; memory that was mapped for them is given back.
+
+    Of a stream, in place of a data set, it is those of its first rows.
+    """
+    if hasattr(dataset, "blocks"):
+        yield from dataset.blocks(name)
+        return
     column = dataset[name]
     for number, begin in enumerate(range(0, len(dataset), BLOCK), start=1):
         yield column[begin : begin + BLOCK]
@@ -43,8 +49,18 @@ def release(dataset: datasets.Dataset) -> None:
 
     What the kernel would take back by itself, when it is short, counts until then as memory of the process.
     """
+    release_files(large_files(dataset))
+
+
+def large_files(dataset: datasets.Dataset) -> set[str]:
+    """The files in which a data set lies, if they are large."""
     files = {os.path.realpath(file["filename"]) for file in dataset.cache_files}
-    if not files or not MAPS.exists() or sum(map(os.path.getsize, files)) < LARGE:
+    return files if sum(map(os.path.getsize, files)) >= LARGE else set()
+
+
+def release_files(files: set[str]) -> None:
+    """As `release`."""
+    if not files or not MAPS.exists():
         return
     for line in MAPS.read_text().splitlines():
         span, *_, path = line.split(maxsplit=5)

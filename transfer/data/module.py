@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from transfer.data.batches import ByRows, ByTokens, cuts
+from transfer.data.mapped import array
 from transfer.data.workers import Watch
 
 
@@ -196,6 +197,10 @@ class TransferData(LightningDataModule):
         self.num_workers = num_workers
         self.resumed: dict[str, int] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # For processes that load batches where they are not forked: of all this they need what `collate` does.
+        return {**self.__dict__, "trainer": None}
+
     def state_dict(self) -> dict[str, int]:
         loader: Any = self.trainer.train_dataloader if self.trainer else None
         return loader.state_dict() if loader else {}
@@ -219,7 +224,7 @@ class TransferData(LightningDataModule):
 
     def _lengths(self, split: str) -> np.ndarray:
         """The tokens of each encoded row of a split: of all its texts, where a row has several."""
-        return np.asarray(self.encoded[split]["length"]) * self.task.texts_per_row
+        return array(self.encoded[split], "length") * self.task.texts_per_row
 
     @property
     def num_batches(self) -> int:
