@@ -26,6 +26,8 @@ from tests.running import (
 )
 from transfer import legs, plan, records
 from transfer.compose import compose
+from transfer.errors import UserError
+from transfer.models.word_vectors import build_tokenizer
 from transfer.paths import shipped
 
 
@@ -252,6 +254,26 @@ def test_a_model_folder_that_nobody_has_seen(tiny, tokenizer, tiny_model, tmp_pa
     record = tiny("arm=direct", f"model.name={tmp_path / 'model'}", model=[])
     assert record["weights"]["fraction_loaded"] == 1.0
     assert all(not name.startswith("distilbert.") for name in record["weights"]["reinitialised"])
+
+
+def test_a_tokenizer_that_is_not_the_models(tiny, tokenizer, tiny_model, tmp_path):
+    """Its numbers would stand for other words; from random weights they stand for none, and any will do."""
+    tiny_model("distilbert", seed=5).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    words = [f"w{i}" for i in reversed(range(40))]
+    # Words are numbered by how often they come, then by their spelling.
+    texts = [word for number, word in enumerate(words) for _ in range(number + 1)]
+    other = build_tokenizer(texts, max_size=50, min_count=1, lowercase=True, max_length=32)
+    other.save_pretrained(tmp_path / "other")
+    given = [f"model.name={tmp_path / 'model'}", f"model.tokenizer={tmp_path / 'other'}"]
+    with pytest.raises(UserError) as caught:
+        tiny("arm=direct", *given, model=[])
+    (problem,) = caught.value.problems
+    assert problem.key == "model.tokenizer"
+    assert "38 tokens have another number than the weights know (w10, w11, w12)" in problem.received
+    assert tiny("arm=scratch", *given, model=[])["status"] == "complete"
+    own = [f"model.name={tmp_path / 'model'}", f"model.tokenizer={tmp_path / 'model'}"]
+    assert tiny("arm=direct", *own, model=[])["status"] == "complete"
 
 
 def test_a_sweep_over_arms_and_seeds(data, tmp_path):

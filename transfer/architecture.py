@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from transfer import image_inputs
 from transfer.errors import Problem, UserError, nearest
-from transfer.identity import SOURCE, local_folder
+from transfer.identity import RANDOM, SOURCE, local_folder
 from transfer.models import encoder_decoder, subwords, word_vectors
 from transfer.plan import Plan
 from transfer.tasks.causal_lm import delimiters
@@ -143,6 +143,8 @@ def tokenizer_for(plan: Plan, task: Any, texts: Texts, weights_from: Path | None
         tokenizer = from_hub(lambda: AutoTokenizer.from_pretrained(name, revision=plan.model.revision), plan, key)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        if plan.model.tokenizer and plan.init != RANDOM and not plan.weights.exclude:
+            _require_same_words(tokenizer, plan, weights_from)
         return tokenizer
     if weights_from is not None and (weights_from / "tokenizer_config.json").is_file():
         return AutoTokenizer.from_pretrained(weights_from)
@@ -159,6 +161,30 @@ def tokenizer_for(plan: Plan, task: Any, texts: Texts, weights_from: Path | None
         special_tokens=task.special_tokens,
     )
     return encoder_decoder.with_end(built) if encoder_decoder.reads_end(own.get("model_type")) else built
+
+
+def _require_same_words(tokenizer: PreTrainedTokenizerBase, plan: Plan, weights_from: Path | None) -> None:
+    """Trained embeddings know tokens by their numbers: under another vocabulary each would stand for another word.
+
+    Raises:
+        UserError: the weights come with a tokenizer that numbers the tokens differently.
+    """
+    beside = weights_from is not None and (weights_from / "tokenizer_config.json").is_file()
+    if not (beside or plan.model.name):
+        return
+    try:
+        own = AutoTokenizer.from_pretrained(weights_from if beside else source_name(plan), revision=plan.model.revision)
+    except (OSError, ValueError, KeyError):
+        return  # they come without one
+    known = own.get_vocab()
+    # Words that were added behind the known ones move none of those.
+    moved = [word for word, number in tokenizer.get_vocab().items() if number < len(own) and known.get(word) != number]
+    if moved:
+        some = ", ".join(sorted(moved)[:3])
+        received = f"{plan.model.tokenizer}: {len(moved):,} tokens have another number than the weights know ({some})"
+        allowed = "the tokenizer of the weights, or one with more tokens behind its own"
+        action = "leave model.tokenizer out; with weights.exclude the embeddings can be left behind"
+        raise UserError(Problem("model.tokenizer", received, allowed, action))
 
 
 def input_limit(config: PreTrainedConfig, tokenizer: Any) -> int | None:

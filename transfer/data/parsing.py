@@ -62,7 +62,8 @@ def _lines(file: Any) -> Iterator[str]:
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise UnreadableError(f"line {number} is not UTF-8 (byte 0x{line[error.start]:02x})") from error
+            wrong = f"line {number} is not UTF-8 (byte 0x{line[error.start]:02x}); save the file in this encoding"
+            raise UnreadableError(wrong) from error
         # spreadsheets begin UTF-8 files with a byte order mark
         yield text.removeprefix("\ufeff") if number == 1 else text
 
