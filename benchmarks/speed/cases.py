@@ -72,7 +72,7 @@ SAME = ("experiment=movies_to_products", "trainer=cpu", "logger=none", "floors=f
 HEAD = ("arm=direct", "freezing=head_only", "target.budget.batch_size=32")
 TUNED = ("arm=direct", "optimizer.lr=2e-4", "target.budget.batch_size=32")
 AXES = ("optimizer.lr=1e-3,3e-3,1e-2,3e-2", "optimizer.weight_decay=0.0,0.01", "seed=0,1,2,3")
-HEAD_EPOCHS = 10
+HEAD_EPOCHS, HEAD_LR = 10, 1e-2
 
 
 def cases(epochs: int, half: int, *, head_epochs: int = HEAD_EPOCHS, axes: tuple[str, ...] = AXES) -> tuple[Case, ...]:
@@ -99,12 +99,12 @@ def cases(epochs: int, half: int, *, head_epochs: int = HEAD_EPOCHS, axes: tuple
         Case(
             "head",
             f"head only, {head_epochs} epochs",
-            (*HEAD, "optimizer.lr=1e-2"),
+            (*HEAD, f"optimizer.lr={HEAD_LR}"),
             head_epochs,
             20.0,
             (14, 62, 62),
             frozen="backbone",
-            peer_lr=1e-2,
+            peer_lr=HEAD_LR,
         ),
         Case(
             "sweep",
@@ -114,6 +114,7 @@ def cases(epochs: int, half: int, *, head_epochs: int = HEAD_EPOCHS, axes: tuple
             200.0,
             (30, 0, 0),
             frozen="backbone",
+            peer_lr=HEAD_LR,
             sweep=axes,
             num_jobs=num_jobs,
             like="head",

@@ -9,6 +9,7 @@ from benchmarks.speed.cases import LOOP, OURS, TRAINER
 from benchmarks.speed.tables import seconds
 
 COLORS = {OURS: "#1b6ca8", TRAINER: "#e0a030", LOOP: "#b8b8b8"}
+TICKS = (0.1, 1, 10, 60, 600, 3600, 36000)
 LABELS = {OURS: "this project", TRAINER: "Hugging Face Trainer, defaults", LOOP: "bare PyTorch loop"}
 
 
@@ -18,6 +19,7 @@ def draw(cases: dict[str, Any], text: str, path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     drawn = [made for made in cases.values() if {OURS, TRAINER} <= made["arms"].keys()]
     if not drawn:
@@ -49,6 +51,8 @@ def draw(cases: dict[str, Any], text: str, path: Path) -> None:
     longest = max(arm["train_s"] for made in drawn for arm in made["arms"].values())
     shortest = min(arm["train_s"] for made in drawn for arm in made["arms"].values())
     axes.set_xlim(shortest / 3, longest * 12)
+    axes.xaxis.set_major_locator(FixedLocator(TICKS))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: seconds(value))
     axes.set_xlabel("training, logarithmic")
     axes.spines[["top", "right"]].set_visible(False)

@@ -27,10 +27,10 @@ def command(*words: str) -> None:
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of training (of all jobs together), and what the test says of the first of them.
+    """Seconds of training (of all jobs together), and what the test says of the job that is most like the others' one.
 
     Args:
-        request: `words`, `sweep` (axes; empty for one run) and `folder`, where the records go.
+        request: `words`, `sweep` (axes; empty for one run) and `folder`, where the records go; see `children.request`.
     """
     from transfer import records
 
@@ -42,23 +42,30 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     found = [record for record in records.find(output_dir) if record["arm"]]
     if len(found) != request["num_jobs"]:
         raise RuntimeError(f"{len(found)} records of {request['num_jobs']} jobs")
-    first = min(found, key=lambda record: (record["seed"], record["time"]["started"]))
-    right = _right(Path(first["_folder"]))
+    alike = min(found, key=lambda record: _distance(record, request))
+    right = _right(Path(alike["_folder"]))
     return {
         "train_s": sum(training_seconds(record) for record in found),
         "command_s": command_s,
         "accuracy": right.count("1") / len(right),
         "accuracies": [record["metrics"]["test/accuracy"] for record in found],
         "right": right,
-        "trainable": first["parameters"]["trainable"],
-        "precision": first["hardware"]["precision"],
-        "num_train": first["data"]["num_train"],
+        "trainable": alike["parameters"]["trainable"],
+        "precision": alike["hardware"]["precision"],
+        "num_train": alike["data"]["num_train"],
     }
 
 
 def training_seconds(record: dict[str, Any]) -> float:
     """What this run's training took, what was computed once for it or for its whole sweep included."""
     return float(record["time"]["train_s"])
+
+
+def _distance(record: dict[str, Any], request: dict[str, Any]) -> tuple[float, ...]:
+    """Of a job of a sweep from the run of `Trainer`: its rate, its seed, and no weight decay, which is its default."""
+    own = record["config"]["optimizer"]
+    rate = abs(own["lr"] - request["peer_lr"]) if request["sweep"] else 0.0
+    return rate, float(record["seed"] != request["seed"]), own["weight_decay"]
 
 
 def _right(folder: Path) -> str:

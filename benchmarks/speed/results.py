@@ -47,8 +47,7 @@ def summary(case: Case, runs: list[dict[str, Any]]) -> dict[str, Any]:
             made[f"wall_ratio_to_{arm}"] = arms[arm]["wall_s"] / arms[OURS]["wall_s"]
     if OURS in arms and TRAINER in arms:
         made["range"] = _range(case, runs)
-        if not case.sweep:
-            made["metric"] = compared(*(_runs(runs, case.name, arm) for arm in (OURS, TRAINER)))
+        made["metric"] = compared(_runs(runs, case.name, OURS), _runs(runs, case.like or case.name, TRAINER))
     return made
 
 

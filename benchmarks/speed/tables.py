@@ -58,10 +58,10 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def seconds(value: float) -> str:
-    """As a person reads it: 4.2 s, 41 s, 12 min, 1.3 h."""
-    if value < 120:
-        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
-    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+    """As a person reads it: 4.2 s, 41 s, 2.4 min, 1.3 h."""
+    unit, size = ("s", 1) if value < 60 else ("min", 60) if value < 3600 else ("h", 3600)
+    number = value / size
+    return f"{number:.1f} {unit}" if number < 10 and round(number, 1) != round(number) else f"{number:.0f} {unit}"
 
 
 def _trainings(cases: dict[str, Any]) -> list[str]:
