@@ -5,13 +5,12 @@ import threading
 
 import pytest
 
-from transfer.study import beside as module
 from transfer.study.beside import beside
 
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch):
-    monkeypatch.setattr(module, "num_cpus", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
     # pytest-xdist's own thread would keep everything in this process.
     monkeypatch.setattr(threading, "active_count", lambda: 1)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import threading
 import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
-
-from transfer.hardware import num_cpus
 
 Result = TypeVar("Result")
 
@@ -25,7 +24,7 @@ def beside(work: Callable[[], Result], *, wanted: bool) -> Callable[[], Result]:
         wanted: whether there is so much to do that it pays.
     """
     alone = threading.active_count() == 1 and not multiprocessing.current_process().daemon
-    if not (wanted and alone and sys.platform == "linux" and num_cpus() > 1):
+    if not (wanted and alone and sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1):
         return work
     ours, theirs = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_send, args=(work, theirs), daemon=True)
