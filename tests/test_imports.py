@@ -13,7 +13,7 @@ LAYERS = [
     "compose estimate explain sweep run rerun prefetch export adapter_export onnx_export listing doctor completion "
     "study uploads tracking_workspace",
     "launch measuring preflight preload",
-    "stages testing prefix.together",
+    "stages fitting testing prefix.together",
     "prefix.heads",
     "predict recording tracking tracking_study evaluation",
     "tracking_start",

@@ -13,9 +13,9 @@ from transfer.weights import WeightReport
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
+    from transfer.fitting import Outcome
     from transfer.legs import Leg
     from transfer.module import TransferModule
-    from transfer.stages import Outcome
 
 
 def unfinished(plan: Plan, status: str, started: str, error: str = "") -> dict[str, Any]:
