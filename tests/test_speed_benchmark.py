@@ -141,12 +141,16 @@ def test_the_other_targets():
         "overhead": results.overhead({"transfer": SLOWED, "loop": [[1.0, 1.0]] * 3, "weights_differ_by": 0.0}),
         "commands": {"help": [0.1, 0.2, 0.3], "list": [0.5] * 3},
         "finished": {"num_jobs": 1000, "seconds": [1.0, 1.5, 3.0]},
-        "memory": {"20000": {"peak_mb": 500.0}, "2000000": {"peak_mb": 900.0}},
+        "memory": {
+            "20000": {"peak_mb": 500.0, "peak_anonymous_mb": 400.0},
+            "2000000": {"peak_mb": 900.0, "peak_anonymous_mb": 450.0},
+        },
         "gpu": {"left_out": "no GPU here"},
     }
     found = results.other_targets(measured)
     assert [each["met"] for each in found] == [True, True, False, True, False, None, None]
     assert found[0]["shown"] == "+2.0%"
+    assert found[4]["shown"].startswith("+400 MB (+50 MB without")
     assert found[-1]["shown"] == "no GPU here"
 
 
