@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from lightning.pytorch import Trainer
 
 from transfer import interruption, records, sharding, tasks
 from transfer.data.encoding import column_content
+from transfer.data.mapped import blocks, release
 from transfer.data.module import TransferData
-from transfer.data.texts import texts
+from transfer.data.texts import texts_in_blocks
 from transfer.module import TransferModule
 from transfer.paths import cache_folder
 from transfer.plan import Plan
@@ -30,7 +32,7 @@ log = logging.getLogger(__name__)
 EQUAL = "_equal_steps"
 PREDICTIONS = "predictions.parquet"
 # More training rows than these teach a floor little, and the counts of all their pairs of words fill the memory.
-FLOOR_ROWS = 100_000
+FLOOR_ROWS = 50_000
 # Characters of each test text kept beside its prediction, to be read in the report.
 SHOWN_TEXT = 300
 
@@ -54,6 +56,8 @@ def test_once(
     sharding.load(module.model, weights)
     with interruption.through_lightning():
         results = trainer.test(module, datamodule=data, verbose=False)[0]
+    for encoded in data.encoded.values():
+        release(encoded)
     rows, predicted = module.tested
     full = isinstance(trainer.limit_test_batches, float)  # of all, 1.0; 1 is a single batch
     assert not full or rows == list(range(len(data.rows["test"]))), "every test row counts exactly once"
@@ -97,10 +101,11 @@ def write_predictions(
 ) -> None:
     """predictions.parquet: id, label, prediction, score, and what the other baselines say of the same rows."""
     chosen = predictions.columns["row"]
-    rows = test_rows.select(chosen)
-    columns = {"id": rows["id"][:], "label": list(task.shown(rows["label"][:]))}
-    if (shown_texts := texts(rows)) is not None:
-        columns["text"] = [text[:SHOWN_TEXT] for text in shown_texts]
+    rows = test_rows if len(chosen) == len(test_rows) else test_rows.select(chosen)
+    columns: dict[str, Any] = {"id": _strings(blocks(rows, "id")), "label": list(task.shown(rows["label"][:]))}
+    shown_texts = _strings([text[:SHOWN_TEXT] for text in block] for block in texts_in_blocks(rows))
+    if len(shown_texts):
+        columns["text"] = shown_texts
     columns |= {name: values for name, values in predictions.columns.items() if name != "row"}
     for name, floor in floors.items():
         shown = task.shown(floor.values)
@@ -111,13 +116,19 @@ def write_predictions(
     temporary.replace(folder / PREDICTIONS)
 
 
+def _strings(parts: Iterable[list[str]]) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(part, pa.string()) for part in parts], pa.string())
+
+
 def floors(plan: Plan, task: Any, splits: dict[str, Dataset], subset_hash: str) -> dict[str, Predicted]:
     """Floor name -> its predictions on the test rows, from the same labels; kept on disk, since all arms share them."""
     code = tasks.code(plan.task.name)
     about = {"labels": task.labels, "task": [plan.task.name, code] if code else plan.task.name, "version": 2}
     train, test = splits["train"], splits["test"]
     if len(train) > FLOOR_ROWS:
-        train = train.select(np.sort(np.random.default_rng(0).permutation(len(train))[:FLOOR_ROWS]))
+        drawn = train.select(np.sort(np.random.default_rng(0).permutation(len(train))[:FLOOR_ROWS]))
+        columns = {name: [value for block in blocks(drawn, name) for value in block] for name in drawn.column_names}
+        train = Dataset.from_dict(columns, features=drawn.features)
         log.info("floors: from %d of the %d training rows, drawn at random", FLOOR_ROWS, len(splits["train"]))
     key = records.fingerprint({"data": [_content(train), _content(test)], **about})
     cache = cache_folder(plan.config.cache_dir) / "floors" / f"{key}.json"
@@ -125,6 +136,7 @@ def floors(plan: Plan, task: Any, splits: dict[str, Dataset], subset_hash: str) 
         predictions = json.loads(cache.read_text())
     else:
         predictions = task.floors(train, test)
+        release(test)
         cache.parent.mkdir(parents=True, exist_ok=True)
         records.write_atomically(cache, json.dumps(predictions))
     return {name: task.predicted(values, splits["test"]) for name, values in predictions.items()}

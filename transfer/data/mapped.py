@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAPS = Path("/proc/self/maps")
 # So many blocks are read before their memory is given back.
-KEPT = 8
+KEPT = 2
 
 
 def blocks(dataset: datasets.Dataset, name: str) -> Iterator[list[Any]]:

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from transfer.data.batches import ByRows, ByTokens, cuts
-from transfer.data.mapped import array
+from transfer.data.mapped import array, release
 from transfer.data.workers import Watch
 
 
@@ -288,4 +288,6 @@ class TransferData(LightningDataModule):
         return self.every_row("validation")
 
     def test_dataloader(self) -> DataLoader:
+        for encoded in self.encoded.values():  # those of the training are not read again
+            release(encoded)
         return self.every_row("test")
