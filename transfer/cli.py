@@ -158,6 +158,8 @@ def _rerun(options: argparse.Namespace) -> int:
 
 @without_collector()
 def _compare(options: argparse.Namespace) -> int:
+    # Before numpy is imported: its threads share out products so small that they mostly wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from rich.console import Console
 
     from transfer.listing import require_records

@@ -114,15 +114,20 @@ def write_all(comparison: Comparison, folder: str | Path) -> list[Path]:
     """
     from transfer.study import details, markdown, page, tables
     from transfer.study.beside import beside
+    from transfer.study.figures import FIGURES
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     found = details.build(comparison)
-    drawn = beside(partial(_drawn, comparison, found), wanted=len(comparison.gains) > _MANY)
+    # Half of the pictures take as long as the other half with the second opinions.
+    one_half, other_half = list(FIGURES)[::2], list(FIGURES)[1::2]
+    drawn = beside(partial(_drawn, comparison, found, one_half), wanted=len(comparison.gains) > _MANY)
     found.opinions = details.opinions(comparison)
     figures: dict[str, tuple[str, str]] = {}
     pictures: list[Path] = []
-    for name, (wide, narrow, png) in drawn().items():
+    others = _drawn(comparison, found, other_half)
+    made = drawn() | others
+    for name, (wide, narrow, png) in ((name, made[name]) for name in FIGURES if name in made):
         figures[name] = wide, narrow
         pictures += [folder / f"{name}.png", folder / f"{name}.svg"]
         pictures[-2].write_bytes(png)
@@ -133,14 +138,14 @@ def write_all(comparison: Comparison, folder: str | Path) -> list[Path]:
     return [*texts, *pictures, *tables.write(comparison, found, folder)]
 
 
-def _drawn(comparison: Comparison, found: Details) -> dict[str, tuple[str, str, bytes]]:
-    """Of each picture that there is something to draw for: as SVG, for a narrow page as SVG, and as PNG."""
+def _drawn(comparison: Comparison, found: Details, names: list[str]) -> dict[str, tuple[str, str, bytes]]:
+    """Of each of these pictures that there is something to draw for: as SVG, for a narrow page as SVG, and as PNG."""
     from transfer.study import drawing
     from transfer.study.figures import FIGURES
 
     made = {}
-    for name, draw in FIGURES.items():
-        wide, narrow = draw(comparison, found, False), draw(comparison, found, True)
+    for name in names:
+        wide, narrow = (FIGURES[name](comparison, found, narrow) for narrow in (False, True))
         if wide is not None and narrow is not None:
             made[name] = drawing.as_svg(wide), drawing.as_svg(narrow), drawing.as_png(wide)
     return made
