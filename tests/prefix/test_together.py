@@ -58,6 +58,7 @@ def test_each_comes_to_what_it_comes_to_alone(data, tmp_path, axes):
     for record in one.values():
         twin = by_fingerprint[record["fingerprint"]]
         assert record["features"]["num_runs_together"] > 1
+        assert record["features"]["kept"] == ["the backbone"]
         assert record["metrics"].keys() == twin["metrics"].keys()
         for name, value in record["metrics"].items():
             assert value == pytest.approx(twin["metrics"][name], rel=1e-3, abs=1e-5), name

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from datasets import Dataset
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 VERSION = 2
 # After so many rows the memory in which the texts were mapped is given back.
 RELEASED = 1 << 16
+# What was written out of a tokenizer, with the number of its tokens then.
+_backends: WeakKeyDictionary[Any, tuple[int, dict[str, Any]]] = WeakKeyDictionary()
 # The columns of a split that a task may read, the label aside.
 INPUTS = ("text", "text_pair", "tokens", "choices", "features", "image")
 
@@ -118,9 +121,18 @@ def _tokenizer_identity(tokenizer: Any) -> list[Any]:
     own = [type(tokenizer).__name__, tokenizer.truncation_side, list(tokenizer.model_input_names)]
     if not tokenizer.is_fast:
         return [*own, sorted(tokenizer.get_vocab().items())]
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    # A tokenizer remembers the truncation and padding of its last call; ours are those of the call to come.
-    return [*own, {name: value for name, value in backend.items() if name not in ("truncation", "padding")}]
+    return [*own, _backend(tokenizer)]
+
+
+def _backend(tokenizer: Any) -> dict[str, Any]:
+    """Once for each tokenizer, unless tokens are added: to write out the 30,000 of BERT takes a tenth of a second."""
+    known = _backends.get(tokenizer)
+    if known is None or known[0] != len(tokenizer):
+        whole = json.loads(tokenizer.backend_tokenizer.to_str())
+        # A tokenizer remembers the truncation and padding of its last call; ours are those of the call to come.
+        kept = {name: value for name, value in whole.items() if name not in ("truncation", "padding")}
+        known = _backends[tokenizer] = len(tokenizer), kept
+    return known[1]
 
 
 def _report_truncation(encoded: Dataset, max_length: int) -> None:

@@ -174,8 +174,10 @@ def _look_at_whole(model: PreTrainedModel, boundary: Boundary, inputs: dict[str,
     mask = inputs.get("attention_mask")
     found = {name: value for name, value in output.items() if isinstance(value, Tensor) and value.is_floating_point()}
     kept = Kept(boundary, {name: _kind(value, mask) for name, value in found.items()}, type(output))
-    with torch.enable_grad():
-        leaves = {name: value.detach().float().requires_grad_() for name, value in found.items()}
+    # Lightning evaluates in inference mode, whose tensors no gradient can be asked of.
+    with torch.inference_mode(False), torch.enable_grad():
+        leaves = {name: value.clone().float().requires_grad_() for name, value in found.items()}
+        inputs = {name: value.clone() for name, value in inputs.items()}
         with resumed(model, kept, leaves, inputs):
             returned = model(**inputs)
         floats = [v for v in returned.values() if isinstance(v, Tensor) and v.requires_grad]
