@@ -29,6 +29,8 @@ def _main(arguments, environment, folder, out, err):
         stream.reconfigure(line_buffering=True)
     for signum in SIGNALS:  # the process that this one is forked from ignores them
         signal.signal(signum, signal.SIG_DFL)
+    # As from a terminal: tests that are started in the background hand down that the keyboard is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["transfer", *arguments]
     try:
         main(arguments)
