@@ -33,7 +33,7 @@ def words_of(text):
 
 @pytest.mark.parametrize("text", settings())
 def test_setting(text):
-    compose(words_of(text))
+    assert compose(words_of(text)) is not None
 
 
 def test_all_are_found():

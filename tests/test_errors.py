@@ -236,19 +236,19 @@ def test_weights_that_do_not_fit(mistake, overrides):
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "key"),
     [
-        "target.data.path=headline.csv",
-        "freezing=first_k freezing.k=7",
-        "freezing=regex freezing.patterns=[nothing.*]",
-        "target.task.monitor=acuracy",
-        "optimizer.options.momentum=0.9",
-        "scheduler.options.cycles=2",
-        "model.config.hiden_size=3",
+        ("target.data.path=headline.csv", "target.data.columns.label"),
+        ("freezing=first_k freezing.k=7", "freezing.k"),
+        ("freezing=regex freezing.patterns=[nothing.*]", "freezing.patterns"),
+        ("target.task.monitor=acuracy", "target.task.monitor"),
+        ("optimizer.options.momentum=0.9", "optimizer.options"),
+        ("scheduler.options.cycles=2", "scheduler.options"),
+        ("model.config.hiden_size=3", "model.config.hiden_size"),
     ],
 )
-def test_a_mistake_in_the_target_is_found_before_its_source_trains(mistake, overrides):
-    mistake(*overrides.split(), "output_dir=new")
+def test_a_mistake_in_the_target_is_found_before_its_source_trains(mistake, overrides, key):
+    assert f"\n{key}\n" in mistake(*overrides.split(), "output_dir=new")
 
 
 def test_a_fresh_output_folder_is_not_even_made(mistake, place):

@@ -19,7 +19,7 @@ LAYERS = [
     "tracking_start",
     "module initial architecture image_inputs legs multitask",
     "prefix adaptation parallel_adapter shared regularizers averaging "
-    "optim freezing checkpoints gradients memory operations",
+    "optim freezing checkpoints gradients memory operations "
     "progress ranks row_files sweep.pruning sweep.storage sweep.choices",
     "nodes sharding",
     "validation limits streams crossvalidation devices compiling methods plan identity",

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from transfer import __version__
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DESCRIPTION = """\
 Does transfer help here, from which source, and how sure is that?
@@ -36,8 +40,18 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--output-dir", default="outputs", metavar="FOLDER", help="where the records are (default: outputs)"
     )
-
     commands.add_parser("list", parents=[output], help="named experiments, the question each asks, its records")
+    for add in (_records, _compare, _predict, _export, _network):
+        add(commands, output)
+    commands.add_parser("doctor", parents=[output], help="device, fast precision, W&B, local data, writable output")
+    completion = commands.add_parser(
+        "completion", help="a script that completes commands, groups and keys in your shell"
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    return made
+
+
+def _records(commands: Commands, output: argparse.ArgumentParser) -> None:
     runs = commands.add_parser("runs", parents=[output], help="records, newest first")
     runs.add_argument("experiment", nargs="?", help="only of this experiment")
     for name in ("stage", "arm", "status", "freezing", "model"):
@@ -56,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
     )
     rerun.add_argument("run", metavar="NAME_OR_RUN", help="a run id, the start of a fingerprint, or an experiment")
     rerun.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the recorded config")
+
+
+def _compare(commands: Commands, output: argparse.ArgumentParser) -> None:
     compare = commands.add_parser(
         "compare", parents=[output], help="the arms of an experiment: gain, interval, verdict"
     )
@@ -77,6 +94,9 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="log the answer as a W&B run of its own (default: where W&B tracked the runs)",
     )
+
+
+def _predict(commands: Commands, output: argparse.ArgumentParser) -> None:
     predict = commands.add_parser(
         "predict", parents=[output], help="a run's answers to the rows of a file or a pipe", description=PREDICT
     )
@@ -94,6 +114,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="FIELD=NAME",
         help="a column that has another name here than in training, such as text=review",
     )
+
+
+def _export(commands: Commands, output: argparse.ArgumentParser) -> None:
     export = commands.add_parser(
         "export", parents=[output], help="a run's model as a Hugging Face folder with a model card"
     )
@@ -101,6 +124,9 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("folder", metavar="FOLDER", help="where it goes")
     export.add_argument("--onnx", action="store_true", help="also model.onnx, checked against the model")
     export.add_argument("--adapter", action="store_true", help="the adapter alone, not merged, for peft")
+
+
+def _network(commands: Commands, output: argparse.ArgumentParser) -> None:
     prefetch = commands.add_parser(
         "prefetch", help="download the data and the model of an experiment, for a machine without a network"
     )
@@ -113,9 +139,3 @@ def parser() -> argparse.ArgumentParser:
         "workspace", parents=[output], help="save a W&B workspace: the answer and the curves of an experiment by arm"
     )
     workspace.add_argument("experiment", metavar="EXPERIMENT")
-    commands.add_parser("doctor", parents=[output], help="device, fast precision, W&B, local data, writable output")
-    completion = commands.add_parser(
-        "completion", help="a script that completes commands, groups and keys in your shell"
-    )
-    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
-    return made

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ FEED_FORWARD = {
 }
 
 
-class Side(nn.Module):
+class Side(nn.Module, ABC):
     """One side of a feed-forward layer, `base_layer`, with the adapter's."""
 
     def __init__(self, base_layer: Any, adapter: nn.Linear) -> None:
@@ -65,8 +66,9 @@ class Side(nn.Module):
         """The base's; T5 asks for its type."""
         return self.base_layer.weight
 
+    @abstractmethod
     def merged(self) -> nn.Module:
-        raise NotImplementedError
+        """The same function in the base's own architecture, its feed-forward layers wider by the adapter's."""
 
 
 class Into(Side):

@@ -60,7 +60,7 @@ def test(plan: Plan, record: Record) -> None:
     predictions = evaluation.Predictions()
     tested = {name: value for name, value in record.items() if name != "_folder"}
     tested["metrics"] = record["metrics"] | evaluation.test(
-        _trainer(plan, folder), module, data, best, equal, predictions
+        of_one_device(plan, folder), module, data, best, equal, predictions
     )
     floors = evaluation.floors(plan, task, leg.by_split, leg.subset_hash) if plan.arm and plan.config.floors else {}
     evaluation.add_floor_metrics(tested, task, floors, leg.splits.test)
@@ -87,7 +87,7 @@ def _load(folder: Path, task: Any, *, tokenized: bool) -> tuple[Any, Any]:
         raise UserError(Problem(str(folder), "nothing that can be loaded", allowed, action)) from error
 
 
-def _trainer(plan: Plan, folder: Path) -> Trainer:
+def of_one_device(plan: Plan, folder: Path) -> Trainer:
     """Of one device: every row is looked at once, so that more of them would change nothing but the time."""
     settings, bar = plan.trainer, progress_bar()
     return Trainer(

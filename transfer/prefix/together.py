@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from transfer import architecture, freezing, hardware, initial, legs, parameters, progress, sharding, tasks
+from transfer import architecture, freezing, initial, legs, parameters, progress, sharding, tasks, testing
 from transfer.checkpoints import BestWeights
 from transfer.freezing import FreezingCallback
 from transfer.module import TransferModule
@@ -54,7 +54,7 @@ def train(plans: list[Plan], parent: Path | None) -> None:
 
 def _fitted(plans: list[Plan], parent: Path | None) -> list[Job]:
     first = plans[0]
-    device = _trainer(first)
+    device = testing.of_one_device(first, Path(first.output_dir))
     models = _Models(parent)
     made = []
     for plan in plans:
@@ -119,22 +119,6 @@ def _features(plan: Plan, frozen: FreezingCallback, data: Any, trainer: Trainer)
     if any((split, features.at[EVER]) not in features.readers for split in ("train", "validation")):
         raise NotTogetherError("nothing is kept of their frozen part")
     return features
-
-
-def _trainer(plan: Plan) -> Trainer:
-    """Not to train with: it knows the device and the precision."""
-    settings = plan.trainer
-    return Trainer(
-        accelerator=settings.accelerator,
-        devices=1,
-        plugins=hardware.one_process(),
-        precision=hardware.precision(settings.precision, settings.accelerator),  # type: ignore[arg-type]
-        default_root_dir=plan.output_dir,
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
 
 
 def _save(job: Job, train_s: float, together: int) -> None:
