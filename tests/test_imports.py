@@ -10,6 +10,7 @@ from transfer.paths import PACKAGE
 # that has a layer of its own is named with it.
 LAYERS = [
     "cli __main__ arguments",
+    "estimate_table",
     "compose estimate explain sweep run rerun prefetch export adapter_export onnx_export listing doctor completion "
     "study uploads tracking_workspace",
     "launch measuring preflight preload",

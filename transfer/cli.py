@@ -91,9 +91,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _estimate(arguments: list[str]) -> int:
-    from transfer import compose, estimate
+    from transfer import compose, estimate_table
 
-    estimate.print_estimate(compose.ahead(arguments))
+    estimate_table.print_table(compose.ahead(arguments))
     return 0
 
 
