@@ -61,7 +61,7 @@ def test_trainings_are_interleaved_and_measured_once():
     assert both == [("head", OURS), ("head", TRAINER), ("head", LOOP), ("sweep", OURS)]
     assert cases.measurements(scale, ["sweep"]) == [[("sweep", OURS), ("head", TRAINER), ("head", LOOP)]]
     minutes = parts.expected_minutes(parts.Settings(scale, (*parts.CASES, *parts.OTHERS), 3, 2))
-    assert minutes < 31
+    assert minutes < 40
 
 
 def run_of(case, arm, seed, train_s, right):

@@ -27,7 +27,9 @@ def command(*words: str) -> None:
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of training (of all jobs together), and what the test says of the job that is most like the others' one.
+    """Seconds of training, of all jobs together, and what the test says.
+
+    Of a sweep's jobs, those with the seed of the others' run, it is asked of the one that did best in validation.
 
     Args:
         request: `words`, `sweep` (axes; empty for one run) and `folder`, where the records go; see `children.request`.
@@ -42,30 +44,23 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     found = [record for record in records.find(output_dir) if record["arm"]]
     if len(found) != request["num_jobs"]:
         raise RuntimeError(f"{len(found)} records of {request['num_jobs']} jobs")
-    alike = min(found, key=lambda record: _distance(record, request))
-    right = _right(Path(alike["_folder"]))
+    chosen = max((r for r in found if r["seed"] == request["seed"]), key=lambda record: record["monitor"]["best"])
+    right = _right(Path(chosen["_folder"]))
     return {
         "train_s": sum(training_seconds(record) for record in found),
         "command_s": command_s,
         "accuracy": right.count("1") / len(right),
         "accuracies": [record["metrics"]["test/accuracy"] for record in found],
         "right": right,
-        "trainable": alike["parameters"]["trainable"],
-        "precision": alike["hardware"]["precision"],
-        "num_train": alike["data"]["num_train"],
+        "trainable": chosen["parameters"]["trainable"],
+        "precision": chosen["hardware"]["precision"],
+        "num_train": chosen["data"]["num_train"],
     }
 
 
 def training_seconds(record: dict[str, Any]) -> float:
     """What this run's training took, what was computed once for it or for its whole sweep included."""
     return float(record["time"]["train_s"])
-
-
-def _distance(record: dict[str, Any], request: dict[str, Any]) -> tuple[float, ...]:
-    """Of a job of a sweep from the run of `Trainer`: its rate, its seed, and no weight decay, which is its default."""
-    own = record["config"]["optimizer"]
-    rate = abs(own["lr"] - request["peer_lr"]) if request["sweep"] else 0.0
-    return rate, float(record["seed"] != request["seed"]), own["weight_decay"]
 
 
 def _right(folder: Path) -> str:

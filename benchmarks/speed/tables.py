@@ -20,7 +20,8 @@ other.
 float32, AdamW with 5e-5 and a linear schedule, no evaluation. It saves nothing, which is not its default and makes
 it faster. For the head and from scratch it has a rate of 1e-2 and 1e-4, since at its default a head learns next to
 nothing. The bare loop is the same without `Trainer`. Neither can share work between jobs: their sweep is one job,
-measured, times the number of jobs.
+measured, times the number of jobs. Of this project's sweep, the run of the same seed that did best in validation is
+taken, which is what a sweep is for.
 
 A test metric is called equal when the difference is within two of its standard errors, over seeds and test rows.
 """

@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 VERSION = 2
 # After so many rows the memory in which the texts were mapped is given back.
 RELEASED = 1 << 16
-# What was written out of a tokenizer, with the number of its tokens then.
-_backends: WeakKeyDictionary[Any, tuple[int, dict[str, Any]]] = WeakKeyDictionary()
+# The hash of what was written out of a tokenizer, with the number of its tokens then.
+_backends: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 # The columns of a split that a task may read, the label aside.
 INPUTS = ("text", "text_pair", "tokens", "choices", "features", "image")
 
@@ -124,14 +124,14 @@ def _tokenizer_identity(tokenizer: Any) -> list[Any]:
     return [*own, _backend(tokenizer)]
 
 
-def _backend(tokenizer: Any) -> dict[str, Any]:
+def _backend(tokenizer: Any) -> str:
     """Once for each tokenizer, unless tokens are added: to write out the 30,000 of BERT takes a tenth of a second."""
     known = _backends.get(tokenizer)
     if known is None or known[0] != len(tokenizer):
         whole = json.loads(tokenizer.backend_tokenizer.to_str())
         # A tokenizer remembers the truncation and padding of its last call; ours are those of the call to come.
         kept = {name: value for name, value in whole.items() if name not in ("truncation", "padding")}
-        known = _backends[tokenizer] = len(tokenizer), kept
+        known = _backends[tokenizer] = len(tokenizer), hashlib.blake2b(json.dumps(kept).encode()).hexdigest()
     return known[1]
 
 

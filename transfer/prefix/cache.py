@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import math
 import time
@@ -39,6 +40,10 @@ TOLERANCE = {"32-true": 1e-4, "64-true": 1e-4}
 MIXED_TOLERANCE = 0.05
 EVER = math.inf
 SAMPLE = 4
+# Of the models of this process: what was seen at a boundary, and where what is kept was seen to be right. The next job
+# with the same frozen part does not look again.
+_looked: dict[str, Kept] = {}
+_agreed: set[tuple[str, Path]] = set()
 
 
 def make(plan: Plan, frozen: FreezingCallback, data: TransferData, *, plain: bool) -> FeatureCache | None:
@@ -132,7 +137,9 @@ class FeatureCache:
             for each, folder in folders.items():
                 if store.is_there(folder):
                     reader = store.Reader(folder, lengths)
-                    if self._agrees(trainer, each, reader, sample):
+                    place = self._built(each, sample), folder
+                    if place in _agreed or self._agrees(trainer, each, reader, sample):
+                        _agreed.add(place)
                         self.readers[split, each] = reader
         self.seconds += time.monotonic() - clock
 
@@ -152,11 +159,13 @@ class FeatureCache:
         """Whether something can be kept at this boundary; then it has a name from what it depends on."""
         if boundary in self.names:
             return True
+        built = self._built(boundary, sample)
         try:
-            self.kept[boundary] = boundaries.look(self.model, boundary, sample["inputs"])
+            found = _looked.get(built) or boundaries.look(self.model, boundary, sample["inputs"])
         except UnsupportedError as reason:
             log.info("the frozen part is computed in every pass: %s", reason)
             return False
+        self.kept[boundary] = _looked[built] = found
         config = {k: v for k, v in self.model.config.to_dict().items() if k not in ABOUT_THE_HEAD}
         about = {
             "version": VERSION,
@@ -170,6 +179,11 @@ class FeatureCache:
         }
         self.names[boundary] = store.identity(boundaries.tensors(self.model, boundary), about)
         return True
+
+    def _built(self, boundary: Boundary, sample: dict[str, Any]) -> str:
+        """Of what class and config the model is, and what it reads: all but its weights."""
+        about = [type(self.model).__qualname__, self.model.config.to_dict(), str(boundary), sorted(sample["inputs"])]
+        return json.dumps(about, sort_keys=True, default=str)
 
     def _compute(
         self,

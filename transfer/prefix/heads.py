@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from transfer.plan import Plan
 from transfer.prefix import boundary as boundaries
 from transfer.prefix.boundary import TOKENS
 from transfer.prefix.cache import EVER, FeatureCache
-from transfer.prefix.stacking import NotTogetherError, in_parts, on, pad_alike, rows_of, stacked
+from transfer.prefix.stacking import NotTogetherError, by_run, in_parts, joined, of_run, on, pad_alike, rows_of, stacked
 
 # Rows that are evaluated at once, where what is kept of each is small.
 EVALUATED = 512
@@ -38,6 +39,20 @@ class Evaluated(TransferModule):
 
     def phase(self) -> float:
         return EVER
+
+
+class Subset:
+    """The training rows of some of the runs, and the features of their data.
+
+    Attributes:
+        train: all rows as one batch, on the device.
+    """
+
+    def __init__(self, data: TransferData, features: FeatureCache, device: torch.device) -> None:
+        self.features = features
+        loader: Any = data.train_dataloader()
+        rows = loader.dataset
+        self.train: dict[str, Any] = on(data.collate([rows[row, 1.0, 0] for row in range(len(rows))]), device)
 
 
 @dataclass
@@ -54,7 +69,7 @@ class Job:
     task: Any
     data: TransferData
     model: Any
-    features: FeatureCache
+    subset: Subset
     best: BestWeights = field(init=False)
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     num_examples: int = 0
@@ -74,8 +89,6 @@ class Job:
         )
         loader: Any = self.data.train_dataloader()
         self.sampler = loader.batch_sampler
-        rows = loader.dataset
-        self.train = on(self.data.collate([rows[row, 1.0, 0] for row in range(len(rows))]), self.model.device)
         epochs = budget.max_epochs * len(self.sampler)
         self.num_steps = epochs if budget.max_steps is None else min(epochs, budget.max_steps)
 
@@ -88,6 +101,7 @@ class Heads:
     """The heads of some runs of the same length, stacked; `fit` trains them.
 
     Args:
+        jobs: those of the same subset one behind the other.
         frozen: what keeps the shared backbone at rest; its model is that of the first run.
         precision: Lightning's plugin.
     """
@@ -97,15 +111,20 @@ class Heads:
         self.frozen = frozen
         self.model: Any = frozen.model
         self.precision = precision
-        found = jobs[0].features.at[EVER]
+        features = jobs[0].subset.features
+        found = features.at[EVER]
         assert found is not None, "a frozen backbone has a boundary"
         self.boundary = found
-        self.kept = jobs[0].features.kept[found]
+        self.kept = features.kept[found]
         self.names = [name for name, start in frozen.plan.items() if start is not None]
-        pad_alike([job.train for job in jobs])
+        self.subsets = [(subset, len(list(of))) for subset, of in groupby(job.subset for job in jobs)]
+        pad_alike([subset.train for subset, _ in self.subsets])
         self._stack()
         self.dropouts: list[tuple[torch.nn.Dropout, torch.Size, torch.dtype]] | None = None
         self.validation = self._validation()
+        self.evaluated = [
+            Evaluated(job.model, job.task, job.plan, frozen, features=job.subset.features) for job in jobs
+        ]
 
     def _stack(self) -> None:
         """`self.stack`: the parameters [runs, ...] by name. Those of each head become views of them, and have its
@@ -150,32 +169,39 @@ class Heads:
             batches: (row, share, epoch) of the rows of each.
         """
         self._to_train()
-        parts = [self._batch(job, rows) for job, rows in zip(self.jobs, batches, strict=True)]
+        batch = self._batch(batches)
         if self.dropouts is None:
-            self.dropouts = self._find_dropouts(parts[0])
+            self.dropouts = self._find_dropouts(of_run(batch, 0))
         masks = [self._masks(job, len(batches[0])) for job in self.jobs]
         try:
             with self.precision.forward_context():
-                gradients, losses = vmap(grad_and_value(self._loss))(self.stack, stacked(parts), stacked(masks))
+                gradients, losses = vmap(grad_and_value(self._loss))(self.stack, batch, stacked(masks))
         except RuntimeError as error:
             raise NotTogetherError(str(error).splitlines()[0]) from error
-        for number, job in enumerate(self.jobs):
+        mask = batch["inputs"].get("attention_mask")
+        lengths = torch.ones_like(batch["share"]) if mask is None else mask.sum(2)
+        longest, tokens = lengths.amax(1).tolist(), lengths.sum(1).tolist()
+        for number, (job, loss) in enumerate(zip(self.jobs, losses.tolist(), strict=True)):
             # After the end of a run its head stays as it is.
             if not job.over:
                 self._update(number, {name: gradients[name][number] for name in self.names})
-                self._count(job, parts[number], batches[number], float(losses[number]), epoch)
+                self._count(job, len(batches[number]), int(longest[number]), int(tokens[number]), loss, epoch)
 
     def _to_train(self) -> None:
         self.model.train()
         self.frozen.rest()
 
-    def _batch(self, job: Job, rows: list[tuple[int, float, int]]) -> dict[str, Any]:
-        index = torch.tensor([row for row, _, _ in rows])
-        batch = rows_of(job.train, index)
-        batch["share"] = torch.tensor([share for _, share, _ in rows], device=self.model.device)
-        reader = job.features.readers["train", self.boundary]
-        batch["given"] = reader.rows(index, batch["inputs"].get("attention_mask"), self.model.device)
-        return batch
+    def _batch(self, batches: tuple[list[tuple[int, float, int]], ...]) -> dict[str, Any]:
+        """The rows of every run, their shares, and what is kept of them: tensors [runs, rows, ...]."""
+        index = torch.tensor([[row for row, _, _ in rows] for rows in batches])
+        parts = []
+        for (subset, number), own in zip(self.subsets, index.split([n for _, n in self.subsets]), strict=True):
+            part = rows_of(subset.train, own.flatten())
+            reader = subset.features.readers["train", self.boundary]
+            part["given"] = reader.rows(own.flatten(), part["inputs"].get("attention_mask"), self.model.device)
+            parts.append(by_run(part, number))
+        shares = [[share for _, share, _ in rows] for rows in batches]
+        return joined(parts) | {"share": torch.tensor(shares, device=self.model.device)}
 
     def _loss(self, head: dict[str, Tensor], batch: dict[str, Any], masks: list[Tensor]) -> Tensor:
         with boundaries.resumed(self.model, self.kept, batch["given"], batch["inputs"]), self._dropping(masks):
@@ -204,7 +230,7 @@ class Heads:
 
     def _masks(self, job: Job, rows: int) -> list[Tensor]:
         """What each dropout multiplies with in this step: drawn as in a run alone, from (seed, step), in its order."""
-        seed_dropout(job.plan, job.steps)
+        seed_dropout(job.plan, job.steps, self.model.device)
         return [
             F.dropout(torch.ones(rows, *shape[1:], dtype=dtype, device=self.model.device), module.p)
             for module, shape, dtype in self.dropouts or []
@@ -229,15 +255,11 @@ class Heads:
             self.schedules[number].step()
         job.steps += 1
 
-    def _count(
-        self, job: Job, batch: dict[str, Any], rows: list[tuple[int, float, int]], loss: float, epoch: int
-    ) -> None:
+    def _count(self, job: Job, rows: int, longest: int, tokens: int, loss: float, epoch: int) -> None:
         job.failed = not math.isfinite(loss)
-        job.num_examples += len(rows)
-        mask = batch["inputs"].get("attention_mask")
-        lengths = torch.ones(len(rows)) if mask is None else mask.sum(1)
-        job.num_tokens += len(rows) * int(lengths.max())
-        job.num_padding += len(rows) * int(lengths.max()) - int(lengths.sum())
+        job.num_examples += rows
+        job.num_tokens += rows * longest
+        job.num_padding += rows * longest - tokens
         if job.steps % job.plan.trainer.log_every_n_steps == 0:
             job.history.append((job.steps - 1, {"epoch": epoch, "train/loss": loss}))
 
@@ -258,7 +280,7 @@ class Heads:
         """
         job = self.jobs[number]
         job.model.eval()
-        module = Evaluated(job.model, job.task, job.plan, self.frozen, features=job.features)
+        module = self.evaluated[number]
         with self.precision.forward_context():
             for batch in self.validation:
                 module._evaluate_part(batch, "val")

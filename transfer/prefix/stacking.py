@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -32,6 +32,30 @@ def rows_of(values: Any, index: Tensor) -> Any:
     return values[index.to(values.device)]
 
 
+def by_run(values: Any, runs: int) -> Any:
+    """Rows of several runs, one run behind the other, as [runs, rows, ...]."""
+    if isinstance(values, dict):
+        return {name: by_run(value, runs) for name, value in values.items()}
+    return values.view(runs, -1, *values.shape[1:])
+
+
+def of_run(values: Any, number: int) -> Any:
+    """Of what stands by run that of this one."""
+    if isinstance(values, dict):
+        return {name: of_run(value, number) for name, value in values.items()}
+    return values[number]
+
+
+def joined(parts: list[Any]) -> Any:
+    """More runs behind those of the first part."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, dict):
+        return {name: joined([part[name] for part in parts]) for name in first}
+    return _together(torch.cat, parts)
+
+
 def pad_alike(batches: list[dict[str, Any]]) -> None:
     """Bring all inputs to the tokens of the longest; what is added is no token."""
     masks = [batch["inputs"].get("attention_mask") for batch in batches]
@@ -53,7 +77,11 @@ def stacked(values: list[Any]) -> Any:
         return {name: stacked([value[name] for value in values]) for name in first}
     if isinstance(first, list):
         return [stacked(list(of_place)) for of_place in zip(*values, strict=True)]
+    return _together(torch.stack, values)
+
+
+def _together(join: Callable[[list[Tensor]], Tensor], values: list[Tensor]) -> Tensor:
     try:
-        return torch.stack(values)
+        return join(values)
     except RuntimeError as error:
         raise NotTogetherError(str(error).splitlines()[0]) from error

@@ -19,7 +19,7 @@ from transfer.module import TransferModule
 from transfer.plan import Plan
 from transfer.prefix import cache
 from transfer.prefix.cache import EVER, FeatureCache
-from transfer.prefix.heads import Heads, Job
+from transfer.prefix.heads import Heads, Job, Subset
 from transfer.prefix.stacking import NotTogetherError
 
 log = logging.getLogger(__name__)
@@ -67,14 +67,14 @@ def _fitted(plans: list[Plan], parent: Path | None) -> list[Job]:
     shared = made[0][3].to(device.strategy.root_device)
     frozen = FreezingCallback(shared, freezing.make(shared, first.freezing))
     frozen.prepare(distributed=False)
-    caches: dict[str, tuple[Any, FeatureCache]] = {}
+    subsets: dict[str, Subset] = {}
     jobs = []
-    for plan, leg, task, model, tokenizer in made:
+    for plan, leg, task, model, tokenizer in sorted(made, key=lambda each: each[1].subset_hash):
         limit = architecture.input_limit(model.config, tokenizer)
         data = legs.batches(plan, leg, task, tokenizer, limit)
-        if leg.subset_hash not in caches:
-            caches[leg.subset_hash] = data, _features(plan, frozen, data, device)
-        jobs.append(Job(plan, task, data, model.to(shared.device), caches[leg.subset_hash][1]))
+        if leg.subset_hash not in subsets:
+            subsets[leg.subset_hash] = Subset(data, _features(plan, frozen, data, device), shared.device)
+        jobs.append(Job(plan, task, data, model.to(shared.device), subsets[leg.subset_hash]))
     Heads(jobs, frozen, device.precision_plugin).fit()
     return jobs
 
