@@ -31,6 +31,7 @@ def prepare(folder: Path) -> None:
     pairs = [(text, text.upper()) for text in texts]
     write_csv(folder / "reviews.csv", [{"comment": row["text"], "verdict": row["label"]} for row in rows])
     write_csv(folder / "abstracts.csv", [{"text": text} for text in texts])
+    (folder / "large.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     write_csv(folder / "pairs.csv", [{"en": english, "de": german} for english, german in pairs])
     local = {
         "ohsumed": [{"text": text} for text in texts],

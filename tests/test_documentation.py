@@ -204,6 +204,8 @@ def added(words):
         more |= {f"model.config.{name}": size for name, size in LSTM.items()} | {"model.vocabulary.max_size": 300}
     elif not given & {"model", "model.name"}:
         more["model.name"] = "tiny"
+    if "source.data.streaming" in given:  # which takes the rows as they come
+        del more["source.data.train_size"]
     found = [f"{key}={value}" for key, value in more.items() if key not in given]
     # Said later, these come instead.
     found += ["hydra.sweeper.num_trials=2"] if any("sweep=optuna" in word for word in words) else []

@@ -58,3 +58,23 @@ def test_without_its_weights_a_run_cannot_be_tested_later(tmp_path):
 def test_what_belongs_to_the_call_is_not_in_the_identity(tmp_path):
     first = plan.make(compose([*LINE, *QUIET]))
     assert plan.make(compose([*LINE, *QUIET, "test=false"])).fingerprint == first.fingerprint
+
+
+def test_equal_steps_are_those_that_the_other_arms_take(tmp_path):
+    """Where an epoch has been cut short, too."""
+    cut = [
+        "target.data.train_size=32",
+        "trainer.limit_train_batches=1",
+        "target.budget.max_epochs=2",
+        "scratch.lr=0.02",
+        "scratch.scheduler=constant",
+    ]
+    found = {}
+    for epochs in (2, 6):
+        words = ["experiment=linear_drift", "arm=scratch", f"scratch.max_epochs={epochs}", "scratch.warmup_steps=0"]
+        assert cli("run", *words, "floors=false", *QUIET, *cut, f"output_dir={tmp_path / str(epochs)}").code == 0
+        (record,) = records.find(tmp_path / str(epochs))
+        found[epochs] = record["metrics"]
+    assert found[2]["num_steps"] <= 2 < found[6]["num_steps"]
+    assert found[6]["test_equal_steps/mse"] == pytest.approx(found[2]["test/mse"])
+    assert found[6]["test_equal_steps/mse"] > 1.01 * found[6]["test/mse"]

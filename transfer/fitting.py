@@ -123,7 +123,7 @@ def _within_equal_steps(plan: Plan, data: TransferData) -> BestWeights | None:
     """Keeps the best weights within the other arms' steps, for the scratch arm."""
     if plan.equal_epochs is None:
         return None
-    within = plan.equal_epochs * data.num_batches
+    within = plan.equal_epochs * min(data.num_batches, plan.trainer.limit_train_batches or data.num_batches)
     return BestWeights(plan.task.monitor, plan.task.mode, until_step=min(within, plan.budget.max_steps or within))
 
 
