@@ -154,6 +154,8 @@ def rank(
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    # How this process was started would be how it starts those that load its batches: each would import everything.
+    multiprocessing.set_start_method(None, force=True)
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from transfer import config, memory, plan, stages
