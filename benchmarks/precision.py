@@ -20,8 +20,9 @@ PRECISIONS = ("32-true", "bf16-mixed")
 LINE = [
     "experiment=movies_to_products",
     "arm=direct",
-    "target.data.train_size=200",
-    "target.budget.max_epochs=2",
+    "target.data.train_size=576",
+    "target.budget.max_epochs=3",
+    "optimizer.lr=2e-4",
     "logger=none",
     "floors=false",
 ]
