@@ -76,6 +76,28 @@ def test_each_comes_to_what_it_comes_to_alone(data, tmp_path, axes):
             pd.testing.assert_frame_equal(first, second, rtol=1e-3, check_exact=False)
 
 
+def test_subsets_that_differ_in_size_are_trained_one_by_one(tmp_path):
+    """Windows of long contexts are rows of their own."""
+    with open(tmp_path / "questions.jsonl", "w") as file:
+        for number in range(40):
+            words = [f"w{(number * place) % 11}" for place in range(3 + 3 * number)]
+            answer = {"text": [words[0]], "answer_start": [0]}
+            file.write(json.dumps({"q": "which", "c": " ".join(words), "answers": answer}) + "\n")
+    columns = ["text=q", "text_pair=c", "label=answers"]
+    given = [*QUICK, *TINY_BERT, "task@target.task=question_answering", "target.task.max_length=32", "init=source"]
+    given += [f"target.data.columns.{column}" for column in columns] + ["target.task.options.stride=8"]
+    data = tmp_path / "questions.jsonl"
+    given += ["data@source.data=csv", f"source.data.path={data}", "task@source.task=question_answering"]
+    given += [f"source.data.columns.{column}" for column in columns] + ["source.task.max_length=32"]
+    given += ["source.task.options.stride=8", "source.budget.max_epochs=1", "target.budget.max_epochs=1"]
+    given += [f"target.data.path={data}", "target.data.train_size=12", "freezing=head_only", "stage=finetune"]
+    done = cli("run", "-m", *given, "seed=0,1", f"output_dir={tmp_path / 'out'}", f"cache_dir={tmp_path / 'cache'}")
+    assert done.code == 0, done.err
+    assert "2 runs are trained one by one: a long text is several rows" in done.err
+    found = [record for record in records.find(tmp_path / "out") if record["stage"] == "finetune"]
+    assert [record["status"] for record in found] == ["complete", "complete"]
+
+
 def test_again_nothing_is_trained(data, tmp_path):
     axes = ["optimizer.lr=0.01,0.1", "target.budget.max_epochs=2"]
     one, _ = sweep(data, tmp_path / "outputs", *axes)

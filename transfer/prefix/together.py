@@ -75,6 +75,8 @@ def _fitted(plans: list[Plan], parent: Path | None) -> list[Job]:
         if leg.subset_hash not in subsets:
             subsets[leg.subset_hash] = Subset(data, _features(plan, frozen, data, device), shared.device)
         jobs.append(Job(plan, task, data, model.to(shared.device), subsets[leg.subset_hash]))
+    if len({len(subset.train["index"]) for subset in subsets.values()}) > 1:
+        raise NotTogetherError("a long text is several rows, and so their subsets differ in size")
     Heads(jobs, frozen, device.precision_plugin).fit()
     return jobs
 
