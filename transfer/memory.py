@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.memory import is_oom_error
+
+log = logging.getLogger(__name__)
 
 # What torch and oneDNN say where the process may take no more memory.
 ON_CPU = ("[enforce fail at alloc_cpu.cpp", "could not create a primitive", "std::bad_alloc")
@@ -44,6 +47,36 @@ def equally_many(batch: dict[str, Any], number: int) -> list[dict[str, Any]]:
     blank = rows(found[0], slice(0, 1))
     blank["share"] = torch.zeros_like(blank["share"])
     return found + [blank] * (number - len(found))
+
+
+def without_gradients(
+    batch: dict[str, Any], splits: int, work: Callable[[dict[str, Any]], None], what: str, *, may_split: bool = True
+) -> int:
+    """Do `work` with all rows of a batch, in `splits` parts, and in twice as many where memory runs out.
+
+    What is done stays done. Nothing in `work` may wait for other processes, which may have other parts.
+
+    Args:
+        what: the work, in a warning.
+
+    Returns:
+        In how many parts the next batch is to be taken.
+    """
+    done = 0
+    while done < len(batch["index"]):
+        rest = rows(batch, slice(done, None))
+        part = rows(rest, slice(0, -(-len(batch["index"]) // splits)))
+        try:
+            work(part)
+            done += len(part["index"])
+            continue
+        except Exception as error:
+            if not (may_split and len(part["index"]) > 1 and is_out_of_memory(error)):
+                raise
+        splits *= 2
+        release()
+        log.warning("out of memory: %s every batch in %d parts", what, splits)
+    return splits
 
 
 def rows(values: Any, chosen: slice) -> Any:

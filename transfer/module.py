@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -188,22 +189,11 @@ class TransferModule(LightningModule):
 
     def _evaluate(self, batch: dict[str, Any], split: str) -> None:
         """Loss and answers of a batch, in parts where memory runs out; here no process waits for another."""
-        done = 0
-        while done < len(batch["index"]):
-            rest = memory.rows(batch, slice(done, None))
-            size = -(-len(batch["index"]) // self.evaluation_splits)
-            part = memory.rows(rest, slice(0, size))
-            try:
-                self._evaluate_part(part, split)
-                done += size
-                continue
-            except Exception as error:
-                allowed = self.plan.trainer.halve_on_out_of_memory and len(part["index"]) > 1
-                if not (allowed and memory.is_out_of_memory(error)):
-                    raise
-            self.evaluation_splits *= 2
-            memory.release()
-            log.warning("out of memory: evaluating every batch in %d parts", self.evaluation_splits)
+        work = functools.partial(self._evaluate_part, split=split)
+        allowed = self.plan.trainer.halve_on_out_of_memory
+        self.evaluation_splits = memory.without_gradients(
+            batch, self.evaluation_splits, work, "evaluating", may_split=allowed
+        )
 
     def _evaluate_part(self, part: dict[str, Any], split: str) -> None:
         outputs = self(part, EVALUATIONS[split])

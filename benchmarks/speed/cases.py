@@ -63,7 +63,7 @@ class Scale:
     cases: tuple[Case, ...] = field(default=())
     files: tuple[int, int] = (20_000, 2_000_000)
     jobs: int = 1000
-    rounds: int = 6
+    rounds: int = 12
     quick: bool = False
 
 

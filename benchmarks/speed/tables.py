@@ -23,6 +23,9 @@ nothing. The bare loop is the same without `Trainer`. Neither can share work bet
 measured, times the number of jobs. Of this project's sweep, the run of the same seed that did best in validation is
 taken, which is what a sweep is for.
 
+The overhead is that of the same steps, taken again and again by both in one process: of each step the least of its
+times counts, since what else the machine does only adds to them.
+
 A test metric is called equal when the difference is within two of its standard errors, over seeds and test rows.
 """
 

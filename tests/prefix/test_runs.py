@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests.running import LSTM, NO_DROPOUT, TINY_BERT, reviews, run
+from transfer.prefix import boundary
 
 FIRST = ["freezing=first_k", "freezing.k=1"]
 BERT = [*TINY_BERT, "model.config.num_hidden_layers=3"]
@@ -98,6 +100,24 @@ def test_other_runs_find_what_is_there(train):
 def test_where_nothing_is_kept(train, overrides, kept):
     record = train(*TINY_BERT, *overrides)
     assert record.get("features", {}).get("num_rows_computed") == kept
+
+
+def test_where_memory_runs_out_it_is_computed_in_parts(train, monkeypatch, caplog):
+    compute, sizes = boundary.compute, []
+
+    def limited(model, wanted, inputs):
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return compute(model, wanted, inputs)
+
+    monkeypatch.setattr(boundary, "compute", limited)
+    head = [*TINY_BERT, "freezing=head_only"]
+    record = train(*head)
+    assert sizes[:5] == [4, 42, 21, 11, 6], "a sample, and the training rows until they fit"
+    assert "computing what is kept of every batch in 8 parts" in caplog.text
+    assert record["features"]["num_rows_computed"] == 60
+    same(record, train(*head, cached=False))
 
 
 def test_what_was_not_used_for_longest_goes_first(train, tmp_path):

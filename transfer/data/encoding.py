@@ -7,16 +7,16 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 from datasets import Dataset
 from transformers.image_processing_base import ImageProcessingMixin
 
 from transfer import tasks
 from transfer.data import workers
-from transfer.data.mapped import array, blocks, large_files, release, release_files
+from transfer.data.mapped import blocks, large_files, release, release_files
 from transfer.paths import cache_folder
 from transfer.tasks.base import BaseTask
 
@@ -136,9 +136,10 @@ def _backend(tokenizer: Any) -> str:
 
 
 def _report_truncation(encoded: Dataset, max_length: int) -> None:
-    if len(np.unique(array(encoded, "row"))) < len(encoded):
-        return  # what is too long became several rows
-    lengths = array(encoded, "length")
-    cut = int((lengths >= max_length).sum())
-    if cut > 0.05 * len(lengths):
-        log.info("%d of %d texts have %d tokens or more and were cut there", cut, len(lengths), max_length)
+    cut, before = 0, None
+    for numbers, lengths in zip(blocks(encoded, "row"), blocks(encoded, "length"), strict=True):
+        if any(one == next_one for one, next_one in pairwise([before, *numbers])):
+            return  # what is too long became several rows, one after the other
+        cut, before = cut + sum(length >= max_length for length in lengths), numbers[-1]
+    if cut > 0.05 * len(encoded):
+        log.info("%d of %d texts have %d tokens or more and were cut there", cut, len(encoded), max_length)

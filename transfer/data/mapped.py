@@ -39,8 +39,9 @@ def blocks(dataset: datasets.Dataset, name: str) -> Iterator[list[Any]]:
 
 
 def array(dataset: datasets.Dataset, name: str) -> np.ndarray:
-    """A column of numbers, in its own type."""
+    """A column of numbers, in its own type; memory that was mapped for it is given back."""
     found: np.ndarray = np.asarray(dataset.with_format("numpy")[name][:])
+    release(dataset)
     return found
 
 

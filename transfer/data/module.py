@@ -258,16 +258,21 @@ class TransferData(LightningDataModule):
             loader.load_state_dict(self.resumed)
         return loader
 
-    def every_row(self, split: str) -> DataLoader:
-        """Every row once over all ranks, longest first so that memory runs out at the start or not at all."""
+    def every_row(self, split: str, tokens: int | None = None) -> DataLoader:
+        """Every row once over all ranks, longest first so that memory runs out at the start or not at all.
+
+        Args:
+            tokens: about so many in each batch of all ranks, padding included; without it, evaluation's own.
+        """
         rank, world_size = self._ranks()
         encoded, lengths = self.encoded[split], self._lengths(split)
         order = np.argsort(-lengths, kind="stable")
-        if self.tokens_per_batch is None:
+        if tokens is None and self.tokens_per_batch is not None:
+            tokens = 2 * self.tokens_per_batch // self.accumulate
+        if tokens is None:
             size = 2 * max(1, self.batch_size // self.accumulate) * world_size
             chunks = [order[i : i + size] for i in range(0, len(order), size)]
         else:
-            tokens = 2 * self.tokens_per_batch // self.accumulate
             chunks = [order[part] for part in cuts(lengths[order], tokens, least=world_size)]
         batches = [batch.tolist() for chunk in chunks if len(batch := chunk[rank::world_size])]
         rows = Rows(encoded, self._weights(split))
@@ -278,6 +283,13 @@ class TransferData(LightningDataModule):
             num_workers=self.num_workers or 0,
             pin_memory=self._pinned,
         )
+
+    def tokens_per_step(self) -> int:
+        """About so many go through the model at once in training, in all processes together."""
+        if self.tokens_per_batch is not None:
+            return self.tokens_per_batch // self.accumulate
+        rows = max(1, self.batch_size // self.accumulate)
+        return max(1, round(rows * float(self._lengths("train").mean())))
 
     @property
     def _pinned(self) -> bool:

@@ -39,6 +39,10 @@ ABOUT_THE_HEAD = {"id2label", "label2id", "problem_type", "_name_or_path", "arch
 TOLERANCE = {"32-true": 1e-4, "64-true": 1e-4}
 MIXED_TOLERANCE = 0.05
 EVER = math.inf
+# Of the tokens of a training batch, so many times as many go through the frozen part at once: nothing is kept for a
+# backward pass. A GPU is the faster the more there are; a processor while they fit into its caches (docs/frozen.md).
+AT_ONCE = {"cpu": 2}
+ELSEWHERE = 8
 SAMPLE = 4
 # Of the models of this process: what was seen at a boundary, and where what is kept was seen to be right. The next job
 # with the same frozen part does not look again.
@@ -121,7 +125,8 @@ class FeatureCache:
 
     def _open(self, trainer: Trainer, split: str, wanted: list[Boundary]) -> None:
         clock = time.monotonic()
-        loader = self.data.every_row(split)
+        times = AT_ONCE.get(self.model.device.type, ELSEWHERE)
+        loader = self.data.every_row(split, times * self.data.tokens_per_step())
         sample = _sample(trainer, loader)
         lengths = np.asarray(self.data.encoded[split]["length"], dtype=np.int64)
         with self._at_work(trainer):
@@ -223,14 +228,18 @@ class FeatureCache:
         trainer.strategy.barrier()
 
     def _pass(self, trainer: Trainer, writers: dict[Boundary, store.Writer], loader: Any, total: int) -> None:
-        told, done = time.monotonic(), 0
+        told, done, splits = time.monotonic(), 0, 1
+        allowed = self.plan.trainer.halve_on_out_of_memory
+
+        def write(part: dict[str, Any]) -> None:
+            found = boundaries.compute(self.model, list(writers), part["inputs"])
+            for each, writer in writers.items():
+                kept = boundaries.values(self.kept[each], found[each])
+                writer.write(part["index"], kept, part["inputs"].get("attention_mask"))
+
         for raw in loader:
             batch = trainer.strategy.batch_to_device(raw)
-            for part in memory.parts(batch, self.plan.trainer.accumulate_grad_batches):
-                mask = part["inputs"].get("attention_mask")
-                found = boundaries.compute(self.model, list(writers), part["inputs"])
-                for each, writer in writers.items():
-                    writer.write(part["index"], boundaries.values(self.kept[each], found[each]), mask)
+            splits = memory.without_gradients(batch, splits, write, "computing what is kept of", may_split=allowed)
             done += len(batch["index"]) * trainer.world_size
             if time.monotonic() - told > 15:
                 told = time.monotonic()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,13 +21,21 @@ _SHIPPED = Path(__file__).parent
 
 def modules() -> dict[str, Path]:
     """The name of every task -> its module, none of which is imported: that would take seconds."""
-    files = [path for folder in (_SHIPPED, Path.cwd() / OWN) for path in sorted(folder.glob("[a-z]*.py"))]
-    found: dict[str, Path] = {}
-    for path in files:
-        # Some hold what several tasks share.
-        if "\nclass Task(" in path.read_text(encoding="utf-8"):
-            found.setdefault(path.stem, path)
-    return found
+    shipped = _shipped()
+    # Those of the user's own may change while this process lives.
+    own = _declaring_a_task(Path.cwd() / OWN)
+    return shipped | {name: path for name, path in own.items() if name not in shipped}
+
+
+@cache
+def _shipped() -> dict[str, Path]:
+    return _declaring_a_task(_SHIPPED)
+
+
+def _declaring_a_task(folder: Path) -> dict[str, Path]:
+    """The modules of a folder; some hold only what several tasks share."""
+    files = sorted(folder.glob("[a-z]*.py"))
+    return {path.stem: path for path in files if "\nclass Task(" in path.read_text(encoding="utf-8")}
 
 
 def own(name: str) -> Path | None:
