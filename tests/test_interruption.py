@@ -58,6 +58,7 @@ def undisturbed(tmp_path_factory):
     return record_of(cli(*LINE, *STEPS, "logger=none", f"output_dir={tmp_path_factory.mktemp('undisturbed')}").out)
 
 
+@pytest.mark.cluster
 def test_a_slurm_job_that_is_warned_goes_on_after_it(tmp_path, scontrol, monkeypatch, undisturbed):
     environment, said = scontrol
     arguments = [*LINE, *STEPS, "logger=wandb", f"output_dir={tmp_path / 'out'}"]
