@@ -12,7 +12,7 @@ LAYERS = [
     "cli __main__ arguments",
     "estimate_table",
     "compose estimate explain sweep run rerun prefetch export adapter_export onnx_export listing doctor completion "
-    "study uploads tracking_workspace",
+    "choose study uploads tracking_workspace",
     "launch measuring preflight preload",
     "stages fitting testing prefix.together",
     "prefix.heads",
