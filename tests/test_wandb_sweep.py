@@ -16,6 +16,15 @@ from transfer.compose import compose
 EXAMPLE = yaml.safe_load((Path(__file__).parents[1] / "docs" / "wandb_sweep.yaml").read_text(encoding="utf-8"))
 
 
+@pytest.fixture(autouse=True)
+def forgotten():
+    """W&B reads the environment once a process, and would give the id of these runs to those of tests that follow."""
+    yield
+    import wandb
+
+    wandb.teardown()
+
+
 @pytest.fixture
 def agent(tmp_path, monkeypatch):
     """W&B's agent, on the sweep `abc`, in a folder of its own; its variables are gone afterwards."""
