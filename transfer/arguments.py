@@ -21,6 +21,14 @@ Does transfer help here, from which source, and how sure is that?
 """
 
 
+RANK = """\
+Scores candidates for the target of an experiment without fine-tuning from any of them, says how well each score has
+predicted the gains that are measured so far, and recommends only by a score that has been right.
+
+  transfer rank movies_to_products --sources movies tweets editorials
+"""
+
+
 PREDICT = """\
 Every row of the input comes out in its place, with a prediction and, where there is one, its score.
 A pipe whose first line begins with { is read as JSON lines, any other as one text a line.
@@ -41,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         "--output-dir", default="outputs", metavar="FOLDER", help="where the records are (default: outputs)"
     )
     commands.add_parser("list", parents=[output], help="named experiments, the question each asks, its records")
-    for add in (_records, _compare, _predict, _export, _network):
+    for add in (_records, _compare, _rank, _predict, _export, _network):
         add(commands, output)
     commands.add_parser("doctor", parents=[output], help="device, fast precision, W&B, local data, writable output")
     completion = commands.add_parser(
@@ -93,6 +101,28 @@ def _compare(commands: Commands, output: argparse.ArgumentParser) -> None:
         "--wandb",
         action=argparse.BooleanOptionalAction,
         help="log the answer as a W&B run of its own (default: where W&B tracked the runs)",
+    )
+
+
+def _rank(commands: Commands, output: argparse.ArgumentParser) -> None:
+    rank = commands.add_parser(
+        "rank",
+        parents=[output],
+        help="which source to start from: scores from one forward pass each, and how right they have been",
+        description=RANK,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    rank.add_argument("experiment", metavar="EXPERIMENT")
+    rank.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as they will be given to `transfer run`")
+    rank.add_argument(
+        "--sources",
+        nargs="+",
+        default=[],
+        metavar="SOURCE",
+        help="data sets of conf/data, runs, model folders, weight files (default: every source that is trained)",
+    )
+    rank.add_argument(
+        "--models", nargs="+", default=[], metavar="MODEL", help="published weights: files of conf/model, hub ids"
     )
 
 

@@ -191,6 +191,21 @@ def _log_study(options: argparse.Namespace, comparison: Comparison, found: list[
         print(f"W&B      {tracking_study.log_study(comparison, options.experiment, written, folder, settings)}")
 
 
+def _rank(options: argparse.Namespace) -> int:
+    from transfer.choose import rank_table
+    from transfer.choose.rank import rank
+    from transfer.progress import quiet
+
+    _log_to_stderr()
+    quiet()
+    # After `--sources A B` the parser takes KEY=VALUE for one more source.
+    named = {name: [word for word in getattr(options, name) if "=" not in word] for name in ("sources", "models")}
+    settings = [word for name in named for word in getattr(options, name) if "=" in word]
+    ranking = rank(options.experiment, [*options.overrides, *settings], **named, output_dir=options.output_dir)
+    rank_table.print_ranking(ranking, [*options.overrides, *settings])
+    return 0
+
+
 def _predict(options: argparse.Namespace) -> int:
     from transfer.predict import predict
     from transfer.records import model_folder
@@ -262,6 +277,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "show": _show,
     "rerun": _rerun,
     "compare": _compare,
+    "rank": _rank,
     "predict": _predict,
     "export": _export,
     "prefetch": _prefetch,

@@ -165,14 +165,15 @@ def _overlap(source: Splits, target: Splits) -> Overlap:
     """All jobs of a sweep ask this of the same two, and reading every text of a large source takes seconds."""
     others = {"the target's test split": target.test}
     leaks = leakage.overlap(source.train, others, name="the source's training split")
-    words = Counter(_words(target.test))
-    known = set(_words(source.train))
-    if not words or not known:
+    counts = Counter(words(target.test))
+    known = set(words(source.train))
+    if not counts or not known:
         return Overlap(leaks, None)
-    return Overlap(leaks, sum(count for word, count in words.items() if word in known) / words.total())
+    return Overlap(leaks, sum(count for word, count in counts.items() if word in known) / counts.total())
 
 
-def _words(rows: Dataset) -> Iterator[str]:
+def words(rows: Dataset) -> Iterator[str]:
+    """The words of all texts, in lower case; none of rows without texts."""
     return (word for block in texts_in_blocks(rows) for text in block for word in WORD.findall(text.lower()))
 
 

@@ -1,1 +1,1 @@
-"""Which source to start from, and how: scores, their track record, and a search within a budget."""
+"""Which source to start from, and how: scores and their track record."""

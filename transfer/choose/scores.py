@@ -15,9 +15,9 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -30,7 +30,7 @@ def logme(features: Array, labels: NDArray) -> float:
     The evidence of a Bayesian linear model ``y ~ N(F w, 1/beta)``, ``w ~ N(0, 1/alpha)``, with the alpha and beta that
     maximise it. Labels that are no integers are one target, standardised.
     """
-    if np.issubdtype(labels.dtype, np.integer):
+    if _are_classes(labels):
         _require_classes(labels)
         targets = np.eye(int(labels.max()) + 1)[labels][:, np.unique(labels)]
     else:
@@ -132,18 +132,22 @@ def transrate(features: Array, labels: NDArray, eps: float = 1e-4) -> float:
 
 
 def knn(features: Array, labels: NDArray, neighbours: int = 5, folds: int = 5) -> float:
-    """Accuracy of the nearest neighbours by cosine, in stratified cross-validation."""
+    """Accuracy of the nearest neighbours by cosine, in stratified cross-validation; of values, R^2."""
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     split = _folds(labels, folds)
     least = len(labels) - math.ceil(len(labels) / split.n_splits)
-    model = KNeighborsClassifier(min(neighbours, least))
-    return float(cross_val_score(model, unit, labels, cv=split).mean())
+    kind = KNeighborsClassifier if _are_classes(labels) else KNeighborsRegressor
+    return float(cross_val_score(kind(min(neighbours, least)), unit, labels, cv=split).mean())
 
 
 def linear_probe(features: Array, labels: NDArray, folds: int = 5) -> float:
-    """Accuracy of a logistic regression on standardised features, cross-validated (Alain & Bengio 2017)."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
-    return float(cross_val_score(model, features, labels, cv=_folds(labels, folds)).mean())
+    """Accuracy of a logistic regression on standardised features, cross-validated (Alain & Bengio 2017).
+
+    Of values, R^2 of a ridge regression.
+    """
+    split = _folds(labels, folds)
+    model = LogisticRegression(C=0.1, max_iter=500) if _are_classes(labels) else Ridge(alpha=10.0)
+    return float(cross_val_score(make_pipeline(StandardScaler(), model), features, labels, cv=split).mean())
 
 
 def cka(one: Array, other: Array) -> float:
@@ -190,11 +194,21 @@ def overlap(source: Collection[str], target: Collection[str]) -> float:
 
 
 def _require_classes(labels: NDArray) -> None:
+    if not _are_classes(labels):
+        raise ValueError("of classes, not of values")
     if len(np.unique(labels)) < 2:
         raise ValueError("only one class")
 
 
-def _folds(labels: NDArray, folds: int) -> StratifiedKFold:
+def _are_classes(labels: NDArray) -> bool:
+    return np.issubdtype(labels.dtype, np.integer)
+
+
+def _folds(labels: NDArray, folds: int) -> StratifiedKFold | KFold:
+    if not _are_classes(labels):
+        if len(labels) < 4 or np.ptp(labels) == 0:
+            raise ValueError("fewer than four rows" if len(labels) < 4 else "all values are the same")
+        return KFold(min(folds, len(labels) // 2), shuffle=True, random_state=0)
     _require_classes(labels)
     least = int(np.unique(labels, return_counts=True)[1].min())
     if least < 2:

@@ -1,0 +1,73 @@
+"""The picture of a ranking: the score that orders it beside what is measured, and LogME by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transfer.choose.rank import Ranking
+from transfer.choose.scoring import SCORES
+from transfer.study.drawing import COLOURS, DIM, as_png, as_svg, new_figure, style
+from transfer.study.words import is_percent, metric_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PALETTE = [colour for of_arm in zip(*COLOURS.values(), strict=True) for colour in of_arm]
+MARKS = "os^Dvp<>*hX"
+
+
+def write(ranking: Ranking) -> list[Path]:
+    """rank.png and rank.svg."""
+    shown = [each for each in ranking.scored if ranking.by in each.scores]
+    layered = [each for each in ranking.scored if len(each.layers) > 1]
+    with style():
+        height = 1.5 + 0.32 * max(len(shown), 5)
+        figure = new_figure(11 if layered else 6.5, height)
+        axes = figure.subplots(1, 2 if layered else 1, squeeze=False)[0]
+        _by_score(axes[0], ranking)
+        if layered:
+            _by_layer(axes[1], ranking)
+    paths = [ranking.folder / "rank.png", ranking.folder / "rank.svg"]
+    paths[0].write_bytes(as_png(figure))
+    paths[1].write_text(as_svg(figure), encoding="utf-8")
+    return paths
+
+
+def _looks(ranking: Ranking) -> dict[str, tuple[str, str]]:
+    keys = [each.candidate.key for each in ranking.scored]
+    return {key: (PALETTE[i % len(PALETTE)], MARKS[i % len(MARKS)]) for i, key in enumerate(keys)}
+
+
+def _by_score(axis: Axes, ranking: Ranking) -> None:
+    """One row a candidate; where a gain is measured, it stands beside the name."""
+    shown = [each for each in ranking.scored if ranking.by in each.scores]
+    looks, names = _looks(ranking), []
+    scale, unit = (100, " points") if is_percent(ranking.target.metric) else (1, "")
+    for row, each in enumerate(reversed(shown)):
+        colour, mark = looks[each.candidate.key]
+        axis.plot(each.scores[ranking.by], row, mark, color=colour, markersize=8)
+        gain = ranking.gains.get(each.candidate.key)
+        said = f"\nmeasured {gain.mean * scale:+.1f}{unit}" if gain else ""
+        names.append(each.candidate.name + said)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(-0.6, len(names) - 0.4)
+    axis.grid(axis="x")
+    words = next(each.words for each in SCORES if each.name == ranking.by)
+    axis.set_xlabel(f"{words}, more is better")
+    axis.set_title(f"for {ranking.target.name}, {metric_words(ranking.target.metric)}", loc="left")
+
+
+def _by_layer(axis: Axes, ranking: Ranking) -> None:
+    looks = _looks(ranking)
+    for each in ranking.scored:
+        if len(each.layers) > 1:
+            colour, mark = looks[each.candidate.key]
+            xs = range(len(each.layers))
+            axis.plot(xs, each.layers, marker=mark, color=colour, markersize=5)
+    deepest = max(len(each.layers) for each in ranking.scored)
+    axis.set_xticks(range(deepest))
+    axis.set_xlabel("layer, 0 is the embeddings")
+    axis.set_ylabel("LogME")
+    axis.set_title("how much each layer says of the labels", loc="left", color=DIM)
+    axis.grid(axis="y")
