@@ -83,7 +83,8 @@ def of(candidate: Candidate) -> Features:
         return _read(file)
     on_gpu = plan.trainer.accelerator != "cpu" and torch.cuda.is_available()
     whole = _with_its_head(candidate.parent, model, kind)
-    model = (model if whole is None else whole).to("cuda" if on_gpu else "cpu").eval()
+    model = model if whole is None else whole
+    model.to("cuda" if on_gpu else "cpu").eval()  # type: ignore[arg-type]
     quick = _quick(model.device.type, precision)
     found = _pass(candidate.name, model, data, kind, quick, with_head=whole is not None)
     own = "tags" if kind == "tags" else ""

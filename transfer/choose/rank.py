@@ -203,9 +203,10 @@ def history(output_dir: Path, found: Sequence[Record]) -> list[TrackRecord]:
                 continue
             scores_, gained = (list(values) for values in zip(*both, strict=True))
             try:
-                tracks.setdefault(each.name, []).append((track(scores_, gained), gained))
+                found_ = track(scores_, gained)
             except ValueError:
                 continue  # all the same: it said nothing
+            tracks.setdefault(each.name, []).append((found_, gained))
     rows = [_over_targets(name, each) for name, each in tracks.items()]
     return sorted(rows, key=lambda row: (-row.weighted_tau, row.regret[1]))
 

@@ -88,7 +88,7 @@ def score(candidate: Candidate, look: Callable[[Candidate], Features]) -> Scored
     if candidate.trained:
         features = look(candidate)
         found.computed = features.computed
-        _of_features(found, features)
+        of_features(found, features)
     else:
         reason = "nothing is trained on it yet"
         found.missing |= {each.name: reason for each in SCORES[:8]} | {"nearness": reason}
@@ -97,7 +97,8 @@ def score(candidate: Candidate, look: Callable[[Candidate], Features]) -> Scored
     return found
 
 
-def _of_features(found: Scored, features: Features) -> None:
+def of_features(found: Scored, features: Features) -> None:
+    """Those that one pass over the target is enough for."""
     last, labels = features.last, features.labels
     found.note("logme", lambda: scores.logme(last, labels))
     found.note("h_score", lambda: scores.h_score(last, labels))
@@ -125,6 +126,8 @@ def _of_features(found: Scored, features: Features) -> None:
 
 def _as_columns(labels: NDArray) -> NDArray[np.float64]:
     """One column a class; of values, the values."""
+    if len(np.unique(labels)) == 1:
+        raise ValueError("only one class" if np.issubdtype(labels.dtype, np.integer) else "all values are the same")
     if not np.issubdtype(labels.dtype, np.integer):
         return labels[:, None].astype(np.float64)
     return np.eye(int(labels.max()) + 1)[labels]
