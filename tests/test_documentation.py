@@ -164,6 +164,8 @@ def transfer(command, words):
         "EXPERIMENT": lambda: "movies_to_products",
     }
     words = [places[word]() if word in places else word for word in words]
+    if words[0] == "rank":
+        words += [each for each in added(words) if not each.startswith(("seed", "hydra"))]
     if words[0] in ("sync", "workspace"):
         with WandbServer() as server, pytest.MonkeyPatch.context() as patch:
             patch.setenv("WANDB_BASE_URL", server.url)

@@ -18,6 +18,7 @@ Does transfer help here, from which source, and how sure is that?
   transfer run -m experiment=NAME arm=transfer,direct,scratch seed=0,1
                                                    all combinations: each transfer with its from-scratch twin
   transfer compare NAME                            the answer, with its uncertainty, as table, picture and page
+  transfer rank NAME --sources A B C               which source to start from, before any is trained from
 """
 
 
