@@ -30,6 +30,17 @@ predicted the gains that are measured so far, and recommends only by a score tha
 """
 
 
+AUTO = """\
+Successive halving: a linear probe drops half of the starts, then a few parameters train from the others, then all of
+them from the better half, then more seeds of the best. Only the validation split chooses. The winner and its
+from-scratch twin then train with seeds that chose nothing, and only these runs are tested. Training from scratch can
+win, and so can starting from published weights without any source. Each decision is said with its numbers; the same
+command goes on where it was interrupted.
+
+  transfer auto movies_to_products --sources movies tweets editorials --budget 30m
+"""
+
+
 PREDICT = """\
 Every row of the input comes out in its place, with a prediction and, where there is one, its score.
 A pipe whose first line begins with { is read as JSON lines, any other as one text a line.
@@ -50,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "--output-dir", default="outputs", metavar="FOLDER", help="where the records are (default: outputs)"
     )
     commands.add_parser("list", parents=[output], help="named experiments, the question each asks, its records")
-    for add in (_records, _compare, _rank, _predict, _export, _network):
+    for add in (_records, _compare, _choose, _predict, _export, _network):
         add(commands, output)
     commands.add_parser("doctor", parents=[output], help="device, fast precision, W&B, local data, writable output")
     completion = commands.add_parser(
@@ -58,6 +69,15 @@ def parser() -> argparse.ArgumentParser:
     )
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     return made
+
+
+def settings_first(arguments: list[str]) -> list[str]:
+    """KEY=VALUE before the options: behind `--sources A B` the parser would take it for one more source."""
+    if arguments[:1] not in (["rank"], ["auto"]):
+        return arguments
+    settings = [word for word in arguments if "=" in word and not word.startswith("-")]
+    first = [word for word in arguments if word not in settings]
+    return [*first[:2], *settings, *first[2:]]
 
 
 def _records(commands: Commands, output: argparse.ArgumentParser) -> None:
@@ -105,7 +125,7 @@ def _compare(commands: Commands, output: argparse.ArgumentParser) -> None:
     )
 
 
-def _rank(commands: Commands, output: argparse.ArgumentParser) -> None:
+def _choose(commands: Commands, output: argparse.ArgumentParser) -> None:
     rank = commands.add_parser(
         "rank",
         parents=[output],
@@ -125,6 +145,25 @@ def _rank(commands: Commands, output: argparse.ArgumentParser) -> None:
     rank.add_argument(
         "--models", nargs="+", default=[], metavar="MODEL", help="published weights: files of conf/model, hub ids"
     )
+    auto = commands.add_parser(
+        "auto",
+        parents=[output],
+        help="choose source, freezing and learning rate within a budget; then the winner beside its from-scratch twin",
+        description=AUTO,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    auto.add_argument("experiment", metavar="EXPERIMENT")
+    auto.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as they will be given to `transfer run`")
+    auto.add_argument(
+        "--sources",
+        nargs="+",
+        default=[],
+        metavar="SOURCE",
+        help="as of `transfer rank`; data sets that nothing is trained on yet are trained on first",
+    )
+    auto.add_argument("--budget", metavar="TIME", help="such as 90s, 30m or 2h of training (default: no limit)")
+    auto.add_argument("--runs", type=int, metavar="N", help="at most so many runs, sources and the last ones included")
+    auto.add_argument("--seeds", type=int, default=3, metavar="N", help="of the winner and its twin (default: 3)")
 
 
 def _predict(commands: Commands, output: argparse.ArgumentParser) -> None:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _dispatch(arguments: list[str]) -> int:
     if arguments[:1] == ["run"]:
         return _run(arguments[1:])
-    options = arguments_of.parser().parse_args(arguments)
+    options = arguments_of.parser().parse_args(arguments_of.settings_first(arguments))
     _split_path(options)
     return COMMANDS[options.command](options)
 
@@ -198,11 +198,22 @@ def _rank(options: argparse.Namespace) -> int:
 
     _log_to_stderr()
     quiet()
-    # After `--sources A B` the parser takes KEY=VALUE for one more source.
-    named = {name: [word for word in getattr(options, name) if "=" not in word] for name in ("sources", "models")}
-    settings = [word for name in named for word in getattr(options, name) if "=" in word]
-    ranking = rank(options.experiment, [*options.overrides, *settings], **named, output_dir=options.output_dir)
-    rank_table.print_ranking(ranking, [*options.overrides, *settings])
+    ranking = rank(options.experiment, options.overrides, options.sources, options.models, options.output_dir)
+    rank_table.print_ranking(ranking, options.overrides)
+    return 0
+
+
+def _auto(options: argparse.Namespace) -> int:
+    from transfer.choose import auto_table
+    from transfer.choose.auto import auto
+    from transfer.progress import quiet
+
+    _log_to_stderr()
+    budget = auto_table.budget_of(options.budget, options.runs)
+    quiet()
+    with interruption.listen():
+        search = auto(options.experiment, options.overrides, options.sources, budget, options.output_dir, options.seeds)
+    auto_table.print_search(search)
     return 0
 
 
@@ -278,6 +289,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "rerun": _rerun,
     "compare": _compare,
     "rank": _rank,
+    "auto": _auto,
     "predict": _predict,
     "export": _export,
     "prefetch": _prefetch,

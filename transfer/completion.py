@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-COMMANDS = "run list runs show compare rank rerun predict export prefetch sync workspace doctor completion"
+COMMANDS = "run list runs show compare rank auto rerun predict export prefetch sync workspace doctor completion"
 
 # Hydra's own script completes a program without subcommands; it is asked with `run` taken out of the line.
 BASH = """\
