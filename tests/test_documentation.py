@@ -164,8 +164,10 @@ def transfer(command, words):
         "EXPERIMENT": lambda: "movies_to_products",
     }
     words = [places[word]() if word in places else word for word in words]
-    if words[0] == "rank":
+    if words[0] in ("rank", "auto"):
         words += [each for each in added(words) if not each.startswith(("seed", "hydra"))]
+    if words[0] == "auto":
+        words += ["--runs", "8", "--seeds", "1"]
     if words[0] in ("sync", "workspace"):
         with WandbServer() as server, pytest.MonkeyPatch.context() as patch:
             patch.setenv("WANDB_BASE_URL", server.url)

@@ -7,131 +7,19 @@ chooses is the validation split alone; the last runs have seeds that chose nothi
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
-from transfer import compose, records
 from transfer.choose import strategies
-from transfer.choose.candidates import Candidate, why
+from transfer.choose.candidates import Candidate, read, why
 from transfer.choose.rank import rank
+from transfer.choose.search import OVERHEAD_S, Budget, Search, Tried, order
 from transfer.choose.strategies import Strategy
-from transfer.config import Config
 from transfer.errors import Problem, UserError
-from transfer.plan import make
-from transfer.records import Record
-from transfer.run import run
 
-log = logging.getLogger(__name__)
-
-SUFFIX = "_auto"
 # Seeds of the last runs begin here, far from those that chose.
 FIRST_FINAL_SEED = 1000
-# Besides its training a run is composed and imported.
-OVERHEAD_S = 1.0
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What may be spent, by the records of the runs, so that the same command goes on with the same choices."""
-
-    seconds: float = math.inf
-    runs: float = math.inf
-
-
-@dataclass
-class Tried:
-    """A strategy with what is known of it: validation metrics by seed, turned so that more is better."""
-
-    strategy: Strategy
-    values: dict[int, float] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @property
-    def value(self) -> float:
-        return fmean(self.values.values())
-
-
-@dataclass(frozen=True)
-class Step:
-    """What was decided, in words, and about what."""
-
-    stage: str
-    about: str
-    decision: str
-
-
-@dataclass
-class Search:
-    """One search, its decisions, and what it came to.
-
-    Attributes:
-        finals: the tested records of the winner and of its from-scratch twin.
-    """
-
-    experiment: str
-    words: list[str]
-    budget: Budget
-    output_dir: Path
-    num_seeds: int
-    tried: list[Tried] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    spent_s: float = 0.0
-    num_runs: int = 0
-    winner: Tried | None = None
-    finals: list[Record] = field(default_factory=list)
-    counted: set[str] = field(default_factory=set)
-
-    @property
-    def name(self) -> str:
-        return self.experiment + SUFFIX
-
-    @property
-    def folder(self) -> Path:
-        return self.output_dir / self.name
-
-    def say(self, stage: str, about: str, decision: str) -> None:
-        """Keep a decision, and say it as it is made."""
-        self.steps.append(Step(stage, about, decision))
-        log.info("%s: %s: %s", stage, about, decision)
-
-    def config(self, words: Sequence[str], seed: int, *, test: bool) -> Config:
-        first = [f"experiment={self.experiment}", *self.words, f"experiment_name={self.name}"]
-        return compose.compose([*first, *words, f"seed={seed}", f"test={str(test).lower()}"])
-
-    def train(self, words: Sequence[str], seed: int, *, test: bool = False) -> Record:
-        """The record of one run, which is counted with the source that it wanted.
-
-        Raises:
-            UserError: it cannot be run.
-        """
-        config = self.config(words, seed, test=test)
-        record = run(config)
-        parent = make(config).parent
-        while parent is not None:
-            done = records.complete(parent.output_dir, parent.experiment, parent.stage, parent.fingerprint)
-            if done and str(done["experiment"]) == self.name:  # trained for this search
-                self._count(done)
-            parent = parent.parent
-        self._count(record)
-        return record
-
-    def _count(self, record: Record) -> None:
-        if record["fingerprint"] not in self.counted:
-            self.counted.add(record["fingerprint"])
-            self.spent_s += record["time"]["wall_s"] + OVERHEAD_S
-            self.num_runs += 1
-
-    def allows(self, num_runs: int = 1) -> bool:
-        """Whether so many more runs, as dear as the dearest so far, leave enough for the last ones."""
-        dearest = max((each.seconds / len(each.values) for each in self.tried if each.values), default=0.0)
-        ahead = num_runs + 2 * self.num_seeds
-        return self.num_runs + ahead <= self.budget.runs and self.spent_s + ahead * dearest <= self.budget.seconds
 
 
 def auto(
@@ -189,10 +77,12 @@ def _probe(search: Search, sources: Sequence[str]) -> tuple[list[Candidate], int
 
 def _train_source(search: Search, source: str) -> None:
     """Train a data set that is named and not trained on yet, while a third of the budget is not spent."""
-    from transfer.choose.candidates import read
-
     found, _ = read(search.experiment, search.words, [source], [])
-    if not found or found[0].trained:
+    model = found[0].parent if found else None
+    # What an earlier call of this search has trained counts as if it were trained now, so that it decides the same.
+    if not found or (model is not None and search.folder not in model.parents):
+        return
+    if found[0].source is None:
         return
     if search.spent_s > search.budget.seconds / 3 or search.num_runs > search.budget.runs / 3:
         search.say("sources", source, "out: not trained yet, and a third of the budget is spent")
@@ -236,22 +126,22 @@ def _halve(search: Search, stage: str, wanted: Sequence[Strategy], lr: float) ->
         key = each.strategy.start.key
         if key not in best or each.value > best[key].value:
             best[key] = each
-    order = sorted(best.values(), key=lambda each: (-each.value, each.seconds))
-    keep = -(-len(order) // 2)
-    for each in order[keep:]:
+    ranked = order(list(best.values()))
+    keep = -(-len(ranked) // 2)
+    for each in ranked[keep:]:
         assert each.strategy.start is not None
-        least = order[keep - 1]
+        least = ranked[keep - 1]
         search.say(
             stage,
             each.strategy.start.name,
             f"out: at best {abs(each.value):.4f} ({each.strategy.name}), the last that stays {abs(least.value):.4f}",
         )
-    return [each.strategy.start for each in order[:keep] if each.strategy.start is not None]
+    return [each.strategy.start for each in ranked[:keep] if each.strategy.start is not None]
 
 
 def _more_seeds(search: Search, lr: float) -> None:
     """The best four with one more seed, the best two of them with two more; the highest mean wins."""
-    left = _order(search.tried)
+    left = order(search.tried)
     for keep, seeds in ((4, (1,)), (2, (2, 3))):
         for each in left[keep:]:
             search.say("seeds", each.strategy.name, f"out: {abs(each.value):.4f}, {keep} are better")
@@ -260,7 +150,7 @@ def _more_seeds(search: Search, lr: float) -> None:
             _try(search, "seeds", [each.strategy for each in left], lr, seed)
         # One that the budget left with fewer seeds is not compared on luck.
         most = max((len(each.values) for each in left), default=0)
-        left = _order([each for each in left if len(each.values) == most])
+        left = order([each for each in left if len(each.values) == most])
     if left:
         search.winner = left[0]
         for each in left[1:]:
@@ -270,18 +160,13 @@ def _more_seeds(search: Search, lr: float) -> None:
         search.say("seeds", left[0].strategy.name, f"wins: {abs(left[0].value):.4f} on average over {most} seeds")
 
 
-def _order(tried: Sequence[Tried]) -> list[Tried]:
-    """The better ones first; of equals the cheaper one."""
-    return sorted(tried, key=lambda each: (-each.value, each.seconds))
-
-
 def _finish(search: Search, lr: float) -> None:
     """The winner and its from-scratch twin over seeds that chose nothing, tested."""
     if search.winner is None:
         raise UserError(Problem("--budget", search.budget.seconds, "enough for one run to choose by", "give it more"))
     best = search.winner
     if best.strategy.start is None:  # scratch wins: what it is said to be better than is shown beside it
-        others = _order([each for each in search.tried if each.strategy.start is not None])
+        others = order([each for each in search.tried if each.strategy.start is not None])
         chosen = [*([others[0].strategy] if others else []), best.strategy]
     else:
         chosen = [best.strategy, Strategy(None)]
@@ -292,24 +177,4 @@ def _finish(search: Search, lr: float) -> None:
             value = record["metrics"].get(record["monitor"]["name"].replace("val/", "test/"))
             said = "no number" if value is None else f"{value:.4f}"
             search.say("final", strategy.name, f"test {said} with seed {record['seed']}")
-    write(search)
-
-
-def write(search: Search) -> Path:
-    """auto.json: every decision, every strategy that was tried, and the winner."""
-    assert search.winner is not None
-    about: dict[str, Any] = {
-        "experiment": search.experiment,
-        "winner": search.winner.strategy.name,
-        "num_runs": search.num_runs,
-        "seconds": round(search.spent_s, 1),
-        "tried": [
-            {"strategy": each.strategy.name, "values": each.values, "seconds": round(each.seconds, 1)}
-            for each in _order(search.tried)
-        ],
-        "steps": [[step.stage, step.about, step.decision] for step in search.steps],
-        "finals": [record["run_id"] for record in search.finals],
-    }
-    file = search.folder / "auto.json"
-    records.write_atomically(file, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    return file
+    search.write()

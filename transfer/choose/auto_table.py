@@ -8,7 +8,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from transfer.choose.auto import Budget, Search
+from transfer.choose.search import Budget, Search
 from transfer.errors import Problem, UserError
 from transfer.listing import console
 from transfer.study import report
