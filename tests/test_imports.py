@@ -14,16 +14,16 @@ LAYERS = [
     "compose estimate explain sweep run rerun prefetch export adapter_export onnx_export listing doctor completion "
     "choose study uploads tracking_workspace",
     "launch measuring preflight preload",
-    "stages fitting testing prefix.together",
+    "stages fitting testing prefix.together fewshot.stage",
     "prefix.heads",
     "predict recording tracking tracking_study evaluation",
     "tracking_start",
-    "module initial architecture image_inputs legs multitask",
+    "module initial architecture image_inputs legs multitask fewshot",
     "prefix adaptation parallel_adapter shared regularizers averaging "
     "optim freezing checkpoints gradients memory operations "
     "progress ranks row_files sweep.pruning sweep.storage sweep.choices",
     "nodes sharding",
-    "validation limits streams crossvalidation devices compiling methods plan identity",
+    "validation limits streams crossvalidation devices compiling methods plan identity fewshot.settings",
     "tasks models data mixture weights floors parameters hardware peak",
     "config records wandb_environment",
     "paths interruption",

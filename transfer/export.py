@@ -56,7 +56,7 @@ def pipeline_task(record: Record) -> str | None:
     from transfer import tasks
     from transfer.config import Task
 
-    leg = record["config"]["source" if record["stage"] == "pretrain" else "target"]
+    leg = record["config"]["source" if record["stage"] in records.SOURCE_STAGES else "target"]
     return None if leg["data"]["columns"].get("features") else tasks.pipeline(Task(**leg["task"]))
 
 
@@ -92,7 +92,7 @@ def _card(record: Record, output_dir: str, *, adapter: bool = False) -> str:
     from transfer.rerun import command
 
     kind = pipeline_task(record)
-    about = record["config"]["source" if record["stage"] == "pretrain" else "target"]
+    about = record["config"]["source" if record["stage"] in records.SOURCE_STAGES else "target"]
     data = about["data"].get("name") or about["data"].get("path") or "local files"
     metrics = {name: value for name, value in record["metrics"].items() if name.startswith("test/")}
     overall = {name.removeprefix("test/"): value for name, value in metrics.items() if name.count("/") == 1}

@@ -65,11 +65,11 @@ def fit_and_test(
         mean = None if plan.averaging.name == "none" else AveragedWeights(plan.averaging)
         equal = _within_equal_steps(plan, data)
         keeping = [*callbacks, *(each for each in (mean, best, equal) if each is not None)]
-        trainer = _trainer(plan, _callbacks(plan, module, keeping, tracking), tracking)
+        trainer = trainer_of(plan, callbacks_of(plan, module, keeping, tracking), tracking)
         clock = time.monotonic()
         shared = together.adopt(plan, trainer, module, best)
         if shared is None:
-            _fit(plan, trainer, module, data, best)
+            fit(plan, trainer, module, data, best)
         averaged = mean.evaluate(trainer, module, data, best) if mean else None
         train_s = time.monotonic() - clock + (shared["train_s"] if shared else 0.0)
         checksums = ranks.require_equal_weights(trainer, module.model, best.weights)
@@ -94,7 +94,7 @@ def fit_and_test(
         raise
 
 
-def _fit(plan: Plan, trainer: Trainer, module: TransferModule, data: TransferData, best: BestWeights) -> None:
+def fit(plan: Plan, trainer: Trainer, module: TransferModule, data: TransferData, best: BestWeights) -> None:
     if plan.freezing.policy == "all":
         with interruption.through_lightning():
             trainer.validate(module, datamodule=data, verbose=False)
@@ -127,7 +127,7 @@ def _within_equal_steps(plan: Plan, data: TransferData) -> BestWeights | None:
     return BestWeights(plan.task.monitor, plan.task.mode, until_step=min(within, plan.budget.max_steps or within))
 
 
-def _callbacks(plan: Plan, module: TransferModule, keeping: list[Callback], tracking: Tracking) -> list[Callback]:
+def callbacks_of(plan: Plan, module: TransferModule, keeping: list[Callback], tracking: Tracking) -> list[Callback]:
     """All of a training's but the progress bar; ``keeping`` come first."""
     settings, budget, monitor = plan.trainer, plan.budget, f"val/{plan.task.monitor}"
     callbacks = [
@@ -144,7 +144,7 @@ def _callbacks(plan: Plan, module: TransferModule, keeping: list[Callback], trac
     return [*callbacks, LearningRateMonitor("step"), *tracking.callbacks]
 
 
-def _trainer(plan: Plan, callbacks: list[Callback], tracking: Tracking) -> Trainer:
+def trainer_of(plan: Plan, callbacks: list[Callback], tracking: Tracking) -> Trainer:
     settings, budget = plan.trainer, plan.budget
     hardware.exact_float32()
     bar = progress_bar()

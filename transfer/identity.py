@@ -37,6 +37,8 @@ def identity(plan: Plan) -> dict[str, Any]:
     later: dict[str, Any] = {name: asdict(getattr(plan, name)) for name in GROUPS if getattr(plan, name).name != "none"}
     if plan.also:
         later |= {"also": _further(plan), "temperature": plan.temperature}
+    if plan.meta.algorithm != "none":
+        later["meta"] = asdict(plan.meta)
     if reinit_top_k and plan.init != RANDOM:
         later["reinit_top_k"] = reinit_top_k
     if builds_vocabulary and others:

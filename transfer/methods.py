@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from transfer.config import Config, Stage
+from transfer import records
+from transfer.config import Config
 from transfer.errors import Problem, nearest
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ WITHOUT_ADAPTERS = ("all", "head_only", "bitfit")
 
 def chosen(record: Mapping[str, Any]) -> list[str]:
     """The methods of a recorded run."""
-    if record["stage"] == "pretrain":
+    if record["stage"] in records.SOURCE_STAGES:
         return []
     groups = GROUPS if record["arm"] != "scratch" else ("averaging",)
     named = ((record["config"].get(group) or {}).get("name", "none") for group in groups)
@@ -98,7 +99,7 @@ def _regularizer(config: Config) -> Iterable[Problem]:
             yield Problem(key, value, "a number of at least 0", "")
     if not 0 < own.p < 1:
         yield Problem("regularizer.p", own.p, "a fraction between 0 and 1", "")
-    if own.name != "none" and config.freezing.policy in ("all", "head_only") and config.stage is not Stage.pretrain:
+    if own.name != "none" and config.freezing.policy in ("all", "head_only") and not config.stage.is_source:
         action = "nothing of the backbone moves, so there is nothing to hold back"
         yield Problem("regularizer.name", own.name, f"none, with freezing={config.freezing.policy}", action)
 

@@ -34,7 +34,12 @@ def further(plan: Plan) -> dict[str, Plan]:
 
 
 def trainer(config: Config) -> Trainer:
-    """The trainer of a source. Heads of which a step has no batch get no gradient in it, as DDP has to be told."""
+    """The trainer of a source. Heads of which a step has no batch get no gradient in it, as DDP has to be told.
+
+    A meta run has one device and full precision: gradients of gradients are not exchanged, and not rounded.
+    """
+    if config.source.meta.algorithm != "none":
+        return replace(config.trainer, devices=1, num_nodes=1, strategy="auto", precision="32-true")
     several = config.trainer.devices * config.trainer.num_nodes > 1
     if config.source.also and several and config.trainer.strategy in ("auto", "ddp"):
         return replace(config.trainer, strategy=DDP)

@@ -15,6 +15,7 @@ from transfer.config import (
     Config,
     Data,
     Freezing,
+    Meta,
     Model,
     Optimizer,
     Regularizer,
@@ -67,6 +68,7 @@ class Plan:
     averaging: Averaging = field(default_factory=Averaging)
     also: dict[str, Also] = field(default_factory=dict)
     temperature: float = 1.0
+    meta: Meta = field(default_factory=Meta)
     equal_epochs: int | None = None
     parent: Plan | None = None
     weights_from: Path | None = None
@@ -127,7 +129,7 @@ def make(config: Config) -> Plan:
         UserError: data or initial weights are not there.
     """
     stage, init = _stage_and_init(config)
-    plan = _pretrain(config) if stage is Stage.pretrain else _target(config, stage, init)
+    plan = _source(config) if stage.is_source else _target(config, stage, init)
     return replace(plan, fingerprint=records.fingerprint(identity(plan)))
 
 
@@ -150,16 +152,17 @@ def _experiment(config: Config) -> str:
     return f"{source.replace(' ', '_')}_to_{target}" if source else target
 
 
-def _pretrain(config: Config) -> Plan:
-    seed = config.source.seed
+def _source(config: Config) -> Plan:
+    seed, stage = config.source.seed, config.source.stage
     notes = []
-    if config.stage is Stage.pretrain and config.seed not in (0, seed):
-        notes.append(f"seed={config.seed} is not used by stage=pretrain: the source has its own, source.seed={seed}")
+    if config.stage.is_source and config.seed not in (0, seed):
+        notes.append(f"seed={config.seed} is not used by stage={stage.value}: the source has its own, source.seed={seed}")
     before = config.source.before
     plan = Plan(
-        config=replace(config, stage=Stage.pretrain, arm=None),
+        # A meta run is tested at its end, whatever the run that starts from it is to do.
+        config=replace(config, stage=stage, arm=None, test=config.test or stage is Stage.meta),
         experiment=_experiment(config),
-        stage=Stage.pretrain.value,
+        stage=stage.value,
         arm=None,
         init=SOURCE
         if before
@@ -184,6 +187,7 @@ def _pretrain(config: Config) -> Plan:
         vocabulary_data=[data for _, data, _ in vocabulary_legs(config)],
         also=dict(sorted(config.source.also.items())),
         temperature=config.source.temperature,
+        meta=config.source.meta,
         notes=tuple(notes),
     )
     return _after(plan, replace(config, source=before)) if before else plan
@@ -191,7 +195,7 @@ def _pretrain(config: Config) -> Plan:
 
 def _after(plan: Plan, config: Config) -> Plan:
     """The plan, starting from the source of this config."""
-    parent = _pretrain(replace(config, folder=None, force=False, search=None))
+    parent = _source(replace(config, folder=None, force=False, search=None))
     parent = replace(parent, fingerprint=records.fingerprint(identity(parent)))
     name = records.run_name(parent.stage, parent.fingerprint)
     return replace(plan, parent=parent, parents=({"run_id": name, "fingerprint": parent.fingerprint},))

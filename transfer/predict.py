@@ -83,6 +83,9 @@ def load(folder: Path) -> Predictor:
         allowed = f"a run with its weights, or an exported folder ({ABOUT} beside the weights)"
         raise UserError(Problem("RUN", str(folder), allowed, "`transfer runs` lists the runs"))
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    if "meta" in about:
+        allowed = "a run that was trained on classes of its own: this is a start, learned from episodes"
+        raise UserError(Problem("RUN", f"{folder} ({about['meta']})", allowed, "fine-tune it: stage=finetune"))
     task = tasks.make(Task(**about["task"]), about["labels"], key="task")
     named = Columns(**about["columns"])
     models.register()

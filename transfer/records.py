@@ -46,6 +46,8 @@ FIELDS = [
     "hardware",
     "config",
 ]
+# Of the runs that others start from.
+SOURCE_STAGES = ("pretrain", "meta")
 STATUSES = ("complete", "failed", "interrupted")
 
 Record = dict[str, Any]
@@ -107,7 +109,7 @@ def complete(output_dir: Path, experiment: str, stage: str, fingerprint: str) ->
     """The complete record of this fingerprint: of this experiment, else (for a shared source) of any other one."""
     name = run_name(stage, fingerprint)
     folders = [output_dir / experiment / name]
-    if stage == "pretrain" and output_dir.is_dir():
+    if stage in SOURCE_STAGES and output_dir.is_dir():
         folders += sorted(output_dir.glob(f"*/{name}"))
     for folder in folders:
         record = read(folder)

@@ -122,8 +122,8 @@ def _code(record: Record) -> list[str]:
 
 
 def _data(record: Record, config: Config) -> list[str]:
-    leg = config.source if record["stage"] == "pretrain" else config.target
-    key = "source.data" if record["stage"] == "pretrain" else "target.data"
+    leg = config.source if record["stage"] in records.SOURCE_STAGES else config.target
+    key = "source.data" if record["stage"] in records.SOURCE_STAGES else "target.data"
     now = files.fingerprint(leg.data, key=key)
     found = [] if now == record["data"]["fingerprint"] else [f"{record['data']['fingerprint'][:10]} -> {now[:10]}"]
     for name, about in record.get("also", {}).items():

@@ -31,6 +31,7 @@ from transfer import (
 )
 from transfer.checkpoints import BestWeights
 from transfer.errors import Problem, UserError
+from transfer.fewshot import stage as meta_stage
 from transfer.fitting import fit_and_test
 from transfer.module import TransferModule
 from transfer.operations import Operations
@@ -54,6 +55,9 @@ def train(plan: Plan, parent: Path | None, splits: int | None = None, watching: 
     Raises:
         UserError: for what is wrong with data, model or weights, before any training.
     """
+    if plan.meta.algorithm != "none":
+        meta_stage.train(plan, parent)
+        return
     started, clock = records.now(), time.monotonic()
     hardware.forget_peak_memory()
     quiet()

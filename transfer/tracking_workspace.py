@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transfer import records
 from transfer.errors import Problem, UserError
-from transfer.records import Record
+from transfer.records import SOURCE_STAGES, Record
 from transfer.tracking_study import TABLES, logger_of
 from transfer.wandb_environment import has_key, server
 
@@ -79,7 +79,7 @@ def build(found: Sequence[Record], experiment: str, entity: str, project: str) -
         sections=_sections(_monitored(found)),
         settings=ws.WorkspaceSettings(x_axis="trainer/global_step", max_runs=100),
         runset_settings=ws.RunsetSettings(
-            filters=[ws.Metric("Group") == experiment, ws.Metric("JobType") != "pretrain"],
+            filters=[ws.Metric("Group") == experiment, *(ws.Metric("JobType") != stage for stage in SOURCE_STAGES)],
             groupby=[ws.Config("run/arm"), ws.Config("run/budget")],
             order=[ws.Ordering(ws.Config("run/train_size")), ws.Ordering(ws.Config("run/seed"))],
             pinned_columns=[f"config:{name}" for name in PINNED],

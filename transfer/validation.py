@@ -10,6 +10,7 @@ from dataclasses import replace
 from transfer import compiling, crossvalidation, devices, limits, methods, mixture, streams, tasks
 from transfer.config import Arm, Config, Freezing, Optimizer, Scheduler, Source, Stage
 from transfer.errors import Problem, UserError, nearest
+from transfer.fewshot import settings
 from transfer.plan import has_data
 
 POLICIES = ("none", "head_only", "bitfit", "first_k", "gradual", "regex", "all")
@@ -47,6 +48,7 @@ def _checks() -> tuple[Callable[[Config], Iterable[Problem]], ...]:
         compiling.problems,
         mixture.problems,
         streams.problems,
+        settings.problems,
         _before,
         _also,
     )
@@ -72,7 +74,7 @@ def _also(config: Config) -> Iterable[Problem]:
 
 def _of_source(config: Config, source: Source, kept: tuple[str, ...], named: str) -> Iterable[Problem]:
     """The problems of this source at keys that begin so, said of the keys that it has in this place."""
-    earlier = replace(config, source=source, stage=Stage.pretrain, arm=None)
+    earlier = replace(config, source=source, stage=source.stage, arm=None)
     for problem in (problem for check in _checks() for problem in check(earlier)):
         if problem.key.startswith(kept):
             said = {name: str(getattr(problem, name)) for name in ("key", "allowed", "action")}
@@ -81,27 +83,27 @@ def _of_source(config: Config, source: Source, kept: tuple[str, ...], named: str
 
 def _stages(config: Config) -> Iterable[Problem]:
     stage, arm = config.stage, config.arm
-    if arm is not None and stage is Stage.pretrain:
+    if arm is not None and stage.is_source:
         yield Problem(
             "arm",
             arm.value,
-            "no arm for stage=pretrain: a source run has none",
+            f"no arm for stage={stage.value}: a source run has none",
             "leave arm out, or choose another stage",
         )
     if arm is not None and arm is not Arm.scratch and stage is Stage.scratch:
         yield Problem("arm", arm.value, "arm=scratch with stage=scratch", "give only one of the two")
     scratch = stage is Stage.scratch or arm is Arm.scratch
     from_source = not scratch and (arm is Arm.transfer or (arm is None and config.init == "source"))
-    needs_source = stage is Stage.pretrain or (from_source and (arm is None or config.init in ("source", "pretrained")))
+    needs_source = stage.is_source or (from_source and (arm is None or config.init in ("source", "pretrained")))
     if needs_source and not has_data(config.source.data):
-        why = "stage=pretrain" if stage is Stage.pretrain else "init=source"
+        why = f"stage={stage.value}" if stage.is_source else "init=source"
         yield Problem(
             "source.data.path",
             "nothing",
             f"{why} needs the data of a source leg",
             "name it (data@source.data=movies, source.data.path=FILE), or use published weights: init=pretrained",
         )
-    if stage is not Stage.pretrain and not has_data(config.target.data):
+    if not stage.is_source and not has_data(config.target.data):
         yield Problem(
             "target.data.path",
             "nothing",
@@ -109,7 +111,7 @@ def _stages(config: Config) -> Iterable[Problem]:
             "for your own file: target.data.path=FILE target.data.columns.text=COLUMN target.data.columns.label=COLUMN",
         )
     pretrained = arm is Arm.direct or (arm is None and config.init == "pretrained")
-    starts_pretrained = stage is not Stage.pretrain and not scratch and pretrained
+    starts_pretrained = not stage.is_source and not scratch and pretrained
     if starts_pretrained and not (config.model.name or config.model.vectors.path or config.model.vectors.train):
         kind = config.model.config.get("model_type", "of this config")
         yield Problem(

@@ -19,6 +19,7 @@ from transfer.config.leg import (
     Target,
     Task,
 )
+from transfer.config.meta import Meta
 from transfer.config.model import Adaptation, Averaging, Freezing, Model, Regularizer, Vectors, Vocabulary, Weights
 from transfer.config.run import OF_THE_CALL, Config, Logger, Search, Trainer
 from transfer.config.written import as_yaml, from_plain, load, save, to_plain
@@ -36,6 +37,7 @@ __all__ = [
     "Files",
     "Freezing",
     "Logger",
+    "Meta",
     "Model",
     "Optimizer",
     "Regularizer",

@@ -6,13 +6,20 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Optional
 
+from transfer.config.meta import Meta
+
 
 class Stage(Enum):
-    """The three kinds of runs."""
+    """The kinds of runs; those of the source are `pretrain` and, where `source.meta` has an algorithm, `meta`."""
 
     pretrain = "pretrain"
+    meta = "meta"
     finetune = "finetune"
     scratch = "scratch"
+
+    @property
+    def is_source(self) -> bool:
+        return self in (Stage.pretrain, Stage.meta)
 
 
 class Arm(Enum):
@@ -168,6 +175,12 @@ class Source:
     before: Optional[Source] = None
     also: dict[str, Also] = field(default_factory=dict)
     temperature: float = 1.0
+    meta: Meta = field(default_factory=Meta)
+
+    @property
+    def stage(self) -> Stage:
+        """Of its run."""
+        return Stage.pretrain if self.meta.algorithm == "none" else Stage.meta
 
 
 @dataclass

@@ -53,6 +53,7 @@ class Splits:
         labels: the class names in their order; empty for a regression.
         notes: what the user should know: rows that were dropped, duplicates, splits that were drawn.
         strata: by what the training rows can be stratified: their labels, or nothing much where each is its own.
+        groups: split -> the group of each of its rows, where a column names them (`columns.group`).
     """
 
     train: datasets.Dataset
@@ -61,6 +62,7 @@ class Splits:
     labels: list[str]
     notes: list[str] = field(default_factory=list)
     strata: Sequence[Any] = field(default_factory=list)
+    groups: dict[str, list[str | None]] = field(default_factory=dict)
 
 
 def load(data: config.Data, *, key: str, data_seed: int, problem_type: str, folder: Path | None = None) -> Splits:
@@ -110,7 +112,8 @@ def load(data: config.Data, *, key: str, data_seed: int, problem_type: str, fold
         made[split] = dataset_of(rows[split], problem_type, file)
     repeated = leakage.overlap(made["train"], {"validation": made["validation"], "test": made["test"]})
     notes += [f"{key}: {note}" for note in repeated]
-    return Splits(made["train"], made["validation"], made["test"], classes, notes, rows["train"].strata)
+    groups = {split: named for split in SPLITS if (named := rows[split].groups) is not None}
+    return Splits(made["train"], made["validation"], made["test"], classes, notes, rows["train"].strata, groups)
 
 
 def _with_images(

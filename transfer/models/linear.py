@@ -1,7 +1,9 @@
-"""Linear and logistic regression on standardised features, as a Hugging Face model."""
+"""Linear and logistic regression on standardised features, or a small perceptron on them, as a Hugging Face model."""
 
 from __future__ import annotations
 
+from dataclasses import field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,16 +17,23 @@ from transfer.errors import Problem, UserError
 
 
 class LinearConfig(PretrainedConfig):
-    """Shape of a `linear` model: how many features it reads."""
+    """Shape of a `linear` model: how many features it reads, and of how many units the hidden layers are, if any.
+
+    With `standardise` features, and the labels of a regression, are scaled by their mean and deviation in training.
+    """
 
     model_type = "linear"
 
     num_features: int = 1
+    hidden_sizes: list[int] = field(default_factory=list)
+    standardise: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.num_features < 1:
             action = "name the feature columns in data.columns.features"
             raise UserError(Problem("model.config.num_features", self.num_features, "1 or more", action))
+        if any(size < 1 for size in self.hidden_sizes):
+            raise UserError(Problem("model.config.hidden_sizes", self.hidden_sizes, "sizes of 1 or more", ""))
         super().__post_init__(**kwargs)
 
 
@@ -37,7 +46,11 @@ class LinearPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and self.config.hidden_sizes:
+            bound = module.in_features**-0.5  # torch's own: from zero, hidden units would never differ
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.Linear):
             init.zeros_(module.weight)  # the problem is convex: zero is as good a start as any, and predicts the mean
             init.zeros_(module.bias)
         elif isinstance(module, LinearModel):
@@ -49,7 +62,10 @@ class LinearPreTrainedModel(PreTrainedModel):
 
 
 class LinearModel(LinearPreTrainedModel):
-    """z = (x - mean) / scale, with the scaling kept in the weights so that a saved model reads the user's own units."""
+    """z = (x - mean) / scale, with the scaling kept in the weights so that a saved model reads the user's own units.
+
+    Hidden layers, where there are any, turn z into the activations of the last one: z <- relu(W z + b).
+    """
 
     mean: torch.Tensor
     scale: torch.Tensor
@@ -58,6 +74,8 @@ class LinearModel(LinearPreTrainedModel):
         super().__init__(config)
         self.register_buffer("mean", torch.zeros(config.num_features))
         self.register_buffer("scale", torch.ones(config.num_features))
+        sizes = [config.num_features, *config.hidden_sizes]
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.post_init()
 
     # transformers asks the first parameter for these two, and there is none
@@ -71,9 +89,14 @@ class LinearModel(LinearPreTrainedModel):
 
     @can_return_tuple
     def forward(self, features: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """Features are [batch, num_features] in the user's units; `pooler_output` holds them standardised."""
-        standardised = (features.to(self.mean.dtype) - self.mean) / self.scale
-        return BaseModelOutputWithPooling(last_hidden_state=standardised[:, None, :], pooler_output=standardised)
+        """Features are [batch, num_features] in the user's units; `pooler_output` holds them standardised.
+
+        Or what the hidden layers make of them, [batch, hidden_sizes[-1]].
+        """
+        hidden = (features.to(self.mean.dtype) - self.mean) / self.scale
+        for layer in self.layers:
+            hidden = layer(hidden).relu()
+        return BaseModelOutputWithPooling(last_hidden_state=hidden[:, None, :], pooler_output=hidden)
 
 
 class LinearForSequenceClassification(LinearPreTrainedModel):
@@ -86,7 +109,7 @@ class LinearForSequenceClassification(LinearPreTrainedModel):
         super().__init__(config)
         assert config.num_labels is not None
         self.backbone = LinearModel(config)
-        self.classifier = nn.Linear(config.num_features, config.num_labels)
+        self.classifier = nn.Linear([config.num_features, *config.hidden_sizes][-1], config.num_labels)
         self.register_buffer("label_mean", torch.zeros(config.num_labels))
         self.register_buffer("label_scale", torch.ones(config.num_labels))
         self.post_init()
@@ -120,7 +143,8 @@ class LinearForSequenceClassification(LinearPreTrainedModel):
     def fit_scaling(self, features: torch.Tensor, labels: torch.Tensor | None = None) -> None:
         """Set the scaling buffers from training data: features [n, num_features], labels [n] or [n, num_labels].
 
-        Labels are read for a regression only. A column that does not vary keeps the scale 1.
+        Labels are read for a regression only. A column that does not vary keeps the scale 1. Without `standardise` only
+        the values are checked.
 
         Raises:
             UserError: features or labels hold values that are not finite, or there are none.
@@ -129,8 +153,7 @@ class LinearForSequenceClassification(LinearPreTrainedModel):
         if labels is not None and self.is_regression:
             self._fit(labels.reshape(len(labels), -1), self.label_mean, self.label_scale, "labels")
 
-    @staticmethod
-    def _fit(values: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor, what: str) -> None:
+    def _fit(self, values: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor, what: str) -> None:
         assert values.shape[1:] == mean.shape, f"{what}: {tuple(values.shape)} for {tuple(mean.shape)}"
         if not len(values):
             raise UserError(Problem(what, "no example", "one example or more", "check the training data"))
@@ -139,6 +162,8 @@ class LinearForSequenceClassification(LinearPreTrainedModel):
         if wrong:
             action = "fill in or drop the examples with missing values"
             raise UserError(Problem(what, f"missing or infinite values in columns {wrong}", "finite numbers", action))
+        if not self.config.standardise:
+            return
         deviation = values.std(dim=0, correction=0)
         varies = values.amax(dim=0) > values.amin(dim=0)
         mean.copy_(values.mean(dim=0))
@@ -147,6 +172,7 @@ class LinearForSequenceClassification(LinearPreTrainedModel):
     @torch.no_grad()
     def coefficients(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(w [num_labels, num_features], b [num_labels]) in float64 and the user's units: logits = w x + b."""
+        assert not self.config.hidden_sizes, "hidden layers are not linear"
         weight, bias = self.classifier.weight.double(), self.classifier.bias.double()
         w = self.label_scale.double()[:, None] * weight / self.backbone.scale.double()
         b = self.label_scale.double() * bias + self.label_mean.double() - w @ self.backbone.mean.double()

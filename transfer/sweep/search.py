@@ -151,7 +151,7 @@ def _base(master: DictConfig) -> Base:
     with open_dict(composed):
         del composed["hydra"]
     config = to_config(composed)
-    pretrain = config.stage is Stage.pretrain
+    pretrain = config.stage.is_source
     task = config.source.task if pretrain else config.target.task
     try:
         plan = planning.make(config)

@@ -56,6 +56,19 @@ def linear(rows: int, *, weight: float, bias: float, low: float, high: float, se
     return buffer.getvalue().encode()
 
 
+def sinusoids(domains: int, rows: int, *, seed: int) -> bytes:
+    """y = a sin(x - b) for each domain, a from 0.1 to 5, b from 0 to pi, x from -5 to 5, all uniform, as CSV.
+
+    The regressions of Finn, Abbeel & Levine 2017, section 5.1.
+    """
+    generator = np.random.default_rng(seed)
+    amplitude, phase = generator.uniform(0.1, 5.0, (domains, 1)), generator.uniform(0.0, np.pi, (domains, 1))
+    x = generator.uniform(-5.0, 5.0, (domains, rows))
+    y = amplitude * np.sin(x - phase)
+    lines = [f"{a:.3f},{b:.3f},{i}\n" for i in range(domains) for a, b in zip(x[i], y[i], strict=True)]
+    return "".join(["x,y,wave\n", *lines]).encode()
+
+
 def main(folder: Path) -> None:
     for name, (file_name, has_documents) in STUDY.items():
         text = (folder / file_name).read_bytes().decode("utf-8")
@@ -66,6 +79,8 @@ def main(folder: Path) -> None:
     target = linear(400, weight=2.3, bias=0.6, low=-2.5, high=3.5, seed=2)
     (HERE / "linear_source.csv").write_bytes(source)
     (HERE / "linear_target.csv").write_bytes(target)
+    waves = gzip.compress(sinusoids(1500, 40, seed=3), compresslevel=9, mtime=0)
+    (HERE / "sinusoids.csv.gz").write_bytes(waves)
 
 
 if __name__ == "__main__":

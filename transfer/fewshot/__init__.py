@@ -1,0 +1,1 @@
+"""Source runs that learn to learn from few rows (`stage=meta`), and what they are compared with."""
