@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transfer import records
+from transfer.config import Stage
 from transfer.data import files
 from transfer.identity import model_identity, task_identity
 from transfer.paths import cache_folder, require_writable
@@ -89,8 +90,11 @@ def estimate(ahead: Ahead) -> Estimate:
         UserError: as the runs themselves would, for what is wrong with data, model or weights.
     """
     began = time.monotonic()
-    left = pending(ahead.plans)
+    wanted = pending(ahead.plans)
+    left = [plan for plan in wanted if plan.stage != Stage.meta.value]
     found = Estimate(num_jobs=len(ahead.plans), notes=list(ahead.notes))
+    if num_meta := len(wanted) - len(left):
+        found.notes.append(f"not in the estimate: {num_meta} of stage=meta, whose steps are on episodes")
     found.num_complete = sum(_done(plan) for plan in ahead.plans)
     if ahead.mistakes:
         found.num_jobs += len(ahead.mistakes)
@@ -110,7 +114,8 @@ def estimate(ahead: Ahead) -> Estimate:
             plan = max(plans, key=lambda each: (each.data.train_size or math.inf, -plans.index(each)))
             names = _labels(plan)
             log.info("measuring %d of %d: %s, freezing=%s", number + 1, len(kinds), names["run"], names["freezing"])
-            measured = measuring.measure(plan, _parent(plan, Path(folder)), Path(folder) / kind)
+            ready = _without_meta(plan)
+            measured = measuring.measure(ready, _parent(ready, Path(folder)), Path(folder) / kind)
             found.once_s += measured.first_s + measured.floors_s * len({_labelled_rows(each) for each in plans})
             found.checkpoint_bytes = max(found.checkpoint_bytes, measured.checkpoint_bytes)
             found.rows += _rows(kind, plans, measured)
@@ -175,6 +180,14 @@ def _parent(plan: Plan, folder: Path) -> Path | None:
     source = plan.parent
     done = records.complete(source.output_dir, source.experiment, source.stage, source.fingerprint)
     return (Path(done["_folder"]) if done else folder / kind_of(source)) / "model"
+
+
+def _without_meta(plan: Plan) -> Plan:
+    """The plan, from what a meta run that is still to be trained starts from: that takes the same for a step."""
+    parent = plan.parent
+    if parent is None or parent.stage != Stage.meta.value or _done(parent):
+        return plan
+    return _without_meta(replace(plan, parent=parent.parent, init=parent.init))
 
 
 def _rows(kind: str, plans: Sequence[Plan], measured: Measured) -> list[Row]:

@@ -94,7 +94,7 @@ def fit_and_test(
         raise
 
 
-def fit(plan: Plan, trainer: Trainer, module: TransferModule, data: TransferData, best: BestWeights) -> None:
+def fit(plan: Plan, trainer: Trainer, module: Any, data: Any, best: BestWeights) -> None:
     if plan.freezing.policy == "all":
         with interruption.through_lightning():
             trainer.validate(module, datamodule=data, verbose=False)
@@ -127,7 +127,7 @@ def _within_equal_steps(plan: Plan, data: TransferData) -> BestWeights | None:
     return BestWeights(plan.task.monitor, plan.task.mode, until_step=min(within, plan.budget.max_steps or within))
 
 
-def callbacks_of(plan: Plan, module: TransferModule, keeping: list[Callback], tracking: Tracking) -> list[Callback]:
+def callbacks_of(plan: Plan, module: Any, keeping: list[Callback], tracking: Tracking) -> list[Callback]:
     """All of a training's but the progress bar; ``keeping`` come first."""
     settings, budget, monitor = plan.trainer, plan.budget, f"val/{plan.task.monitor}"
     callbacks = [

@@ -156,7 +156,9 @@ def _source(config: Config) -> Plan:
     seed, stage = config.source.seed, config.source.stage
     notes = []
     if config.stage.is_source and config.seed not in (0, seed):
-        notes.append(f"seed={config.seed} is not used by stage={stage.value}: the source has its own, source.seed={seed}")
+        notes.append(
+            f"seed={config.seed} is not used by stage={stage.value}: the source has its own, source.seed={seed}"
+        )
     before = config.source.before
     plan = Plan(
         # A meta run is tested at its end, whatever the run that starts from it is to do.

@@ -49,6 +49,24 @@ def test_linear(name: str, size: int, weight: float, bias: float) -> None:
     assert np.std(y - np.polyval(fitted, x)) == pytest.approx(0.5, abs=0.05)
 
 
+def test_sinusoids() -> None:
+    content = (EMBEDDED / "sinusoids.csv.gz").read_bytes()
+    assert content[4:8] == bytes(4), "the gzip header has a time in it"
+    built = runpy.run_path(str(EMBEDDED / "build.py"))["sinusoids"](1500, 40, seed=3)
+    assert gzip.decompress(content) == built
+    x, y, wave = np.loadtxt(built.decode().splitlines(), delimiter=",", skiprows=1, unpack=True)
+    assert np.bincount(wave.astype(int)).tolist() == [40] * 1500
+    amplitudes = []
+    for number in range(100):  # y = a sin(x - b) is linear in sin x and cos x
+        mine = wave == number
+        waves = np.stack([np.sin(x[mine]), np.cos(x[mine])], axis=1)
+        (sine, cosine), *_ = np.linalg.lstsq(waves, y[mine])
+        assert y[mine] == pytest.approx(waves @ [sine, cosine], abs=0.01)
+        amplitudes.append(np.hypot(sine, cosine))
+        assert -0.01 <= np.arctan2(-cosine, sine) <= np.pi + 0.01
+    assert 0.1 <= min(amplitudes) < 0.6 < 4.5 < max(amplitudes) <= 5.0
+
+
 def test_the_builder_makes_the_rows_that_are_here() -> None:
     build = runpy.run_path(str(EMBEDDED / "build.py"))
     made = build["sentiment"]("1_1\t-0.5\t bad \r\n1_2\t0\tso so &amp; so\r\n2_1\t2.5\ttrès bon", True).decode()

@@ -116,3 +116,25 @@ def test_missing_values_are_named_by_column(value):
 def test_without_features_there_is_no_model():
     with pytest.raises(UserError, match="num_features"):
         LinearConfig(num_features=0)
+
+
+def test_hidden_layers_make_a_perceptron(tmp_path):
+    """They belong to the backbone, differ from each other at the start, and come back from a saved model."""
+    register()
+    config = LinearConfig(num_features=2, hidden_sizes=[5, 3], num_labels=1, standardise=False)
+    model = AutoModelForSequenceClassification.from_config(config)
+    x = torch.tensor([[1.0, -2.0], [30.0, 4.0]])
+    model.fit_scaling(x, torch.tensor([1.0, 200.0]))
+    first, second = model.backbone.layers
+    assert (first.weight.shape, second.weight.shape, model.classifier.weight.shape) == ((5, 2), (3, 5), (1, 3))
+    expected = model.classifier(second(first(x).relu()).relu())
+    torch.testing.assert_close(model(features=x).logits, expected, msg="nothing was scaled")
+    assert len({*first.weight.flatten().tolist()}) == 10
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(again(features=x).logits, expected)
+
+
+def test_hidden_layers_have_units():
+    with pytest.raises(UserError, match="hidden_sizes"):
+        LinearConfig(num_features=2, hidden_sizes=[4, 0])

@@ -112,7 +112,7 @@ def load(data: config.Data, *, key: str, data_seed: int, problem_type: str, fold
         made[split] = dataset_of(rows[split], problem_type, file)
     repeated = leakage.overlap(made["train"], {"validation": made["validation"], "test": made["test"]})
     notes += [f"{key}: {note}" for note in repeated]
-    groups = {split: named for split in SPLITS if (named := rows[split].groups) is not None}
+    groups = {split: found for split in SPLITS if (found := rows[split].groups) is not None}
     return Splits(made["train"], made["validation"], made["test"], classes, notes, rows["train"].strata, groups)
 
 

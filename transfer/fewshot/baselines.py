@@ -123,8 +123,13 @@ def _best_scale(module: MetaModule, data: EpisodeData, model: Any, name: str) ->
         mean = float(table[:, after].mean())
         means[scale] = sign * mean if np.isfinite(mean) else -np.inf
     best = max(SCALES, key=lambda scale: means[scale])
-    log.info("fine-tuning from %s: rate %g, the best of %d on %d validation episodes", name,
-             best * module.meta.inner_lr, len(SCALES), num)
+    log.info(
+        "fine-tuning from %s: rate %g, the best of %d on %d validation episodes",
+        name,
+        best * module.meta.inner_lr,
+        len(SCALES),
+        num,
+    )
     return best
 
 

@@ -1,8 +1,8 @@
 """Adaptation by gradient steps, as pure functions of the weights, so that one can differentiate through it.
 
-MAML: Finn, Abbeel & Levine 2017. First-order MAML: its section 5.2. ANIL: Raghu et al. 2020, MAML of which only the head
-adapts. Meta-SGD: Li et al. 2017; here a learned rate is a whole tensor's, not each weight's. Reptile: Nichol, Achiam &
-Schulman 2018.
+MAML: Finn, Abbeel & Levine 2017. First-order MAML: its section 5.2. ANIL: Raghu et al. 2020, MAML with the head alone
+adapting. Meta-SGD: Li et al. 2017; here a learned rate is a whole tensor's, not each weight's. Reptile: Nichol, Achiam
+& Schulman 2018.
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ class MetaModule(LightningModule):
         self.splits, self.features, self.adapted = plan.trainer.accumulate_grad_batches, None, None
         self.num_examples = self.num_tokens = 0
         self.num_padding = torch.zeros((), dtype=torch.int64)
+        self.train()
 
     def train(self, mode: bool = True) -> MetaModule:
         """Always as in evaluation: dropout would make noise of the inner steps, and batch norms learn from queries."""

@@ -89,6 +89,7 @@ def draw(made: Sequence[dict[str, Any]], metric: str, folder: Path) -> None:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     curves: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for each in made:
@@ -96,8 +97,16 @@ def draw(made: Sequence[dict[str, Any]], metric: str, folder: Path) -> None:
     stepped = {name: rows for name, rows in curves.items() if rows[0]["steps"] is not None}
     across = {name: rows[0] for name, rows in curves.items() if rows[0]["steps"] is None}
     factor = 100.0 if metric == "accuracy" else 1.0
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "transfer", "axes.spines.top": False,
-                                "axes.spines.right": False, "legend.frameon": False, "font.size": 10}):
+    with matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "transfer",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+            "font.size": 10,
+        }
+    ):
         figure = Figure(figsize=(7.5, 4.2), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
@@ -114,12 +123,18 @@ def draw(made: Sequence[dict[str, Any]], metric: str, folder: Path) -> None:
             )
         for place, ((method, start), each) in enumerate(across.items()):
             colour = "#59636e" if start == "meta" else "#a89f94"
-            axes.axhline(factor * each["mean"], color=colour, linewidth=1, linestyle=["-", "--", ":"][place % 3],
-                         label=f"{method} from {start}".replace("_", " "))
+            axes.axhline(
+                factor * each["mean"],
+                color=colour,
+                linewidth=1,
+                linestyle=["-", "--", ":"][place % 3],
+                label=f"{method} from {start}".replace("_", " "),
+            )
         words = "accuracy on the queries (%)" if metric == "accuracy" else f"{metric} on the queries, lower is better"
         axes.set(xlabel="gradient steps on the support rows", ylabel=words)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
         for kind in ("png", "svg"):
-            figure.savefig(folder / f"{PICTURE}.{kind}", facecolor="white",
-                           metadata={"Date": None} if kind == "svg" else None)
+            figure.savefig(
+                folder / f"{PICTURE}.{kind}", facecolor="white", metadata={"Date": None} if kind == "svg" else None
+            )

@@ -98,7 +98,9 @@ def _source(source: Source) -> Iterable[Problem]:
         yield Problem("source.data.columns.label", None, "a column with labels, for episodes", "")
     if data.train_size is not None:
         allowed = "null with a meta run, which takes the rows of all classes and divides the classes"
-        yield Problem("source.data.train_size", data.train_size, allowed, "source.meta.shots says how many are labelled")
+        yield Problem(
+            "source.data.train_size", data.train_size, allowed, "source.meta.shots says how many are labelled"
+        )
     if data.streaming:
         yield Problem("source.data.streaming", True, "false: an episode draws from all rows", "")
     if source.also:

@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from transfer import architecture, fitting, freezing, hardware, initial, legs, recording, records, tasks
+from transfer.errors import Problem, UserError
 from transfer.evaluation import Predictions
 from transfer.fewshot import baselines, results
 from transfer.fewshot.data import EpisodeData, pool, way_names
 from transfer.fewshot.module import BestStart, MetaModule, restore
-from transfer.fewshot.settings import GRADIENT
-from transfer.errors import Problem, UserError
 from transfer.identity import SOURCE
 from transfer.plan import Plan
 from transfer.predict import ABOUT
@@ -91,9 +89,7 @@ def choose_mapping(module: MetaModule, data: EpisodeData) -> None:
             reason = " ".join(str(error).split())[:160]
             if not batched:
                 allowed = "an algorithm that this model can be differentiated for: fomaml, reptile or prototypes"
-                raise UserError(
-                    Problem("source.meta.algorithm", module.meta.algorithm, allowed, reason)
-                ) from error
+                raise UserError(Problem("source.meta.algorithm", module.meta.algorithm, allowed, reason)) from error
             log.info("the episodes of a step one after another: vmap does not go through this model (%s)", reason)
         finally:
             module.zero_grad()
@@ -155,14 +151,15 @@ def _test(plan: Plan, run: Prepared, folder: Path) -> list[dict[str, Any]]:
     results.write_episodes(folder / results.EPISODES, found)
     results.draw(made, module.measured, folder)
     kind = f"{meta.ways}-way {meta.shots}-shot" if run.data.classes else f"{meta.shots}-shot"
-    title = f"{num} {kind} test episodes of {len(run.data.pool.units['test'])} unseen units"
+    units = f"{len(run.data.pool.units['test'])} unseen {'classes' if run.data.classes else 'domains'}"
+    title = f"{num} {kind} test episodes of {units}; 95 % intervals over episodes"
     Console(width=110).print(results.table(made, module.measured, title))
     return made
 
 
 def _about(run: Prepared, made: list[dict[str, Any]]) -> dict[str, Any]:
     module = run.module
-    rates = {name: round(float(rate), 6) for name, rate in module.rates().items()} if module.meta.learn_inner_lr else {}
+    rates = {name: round(rate.item(), 6) for name, rate in module.rates().items()} if module.meta.learn_inner_lr else {}
     return {
         "metric": module.measured,
         "algorithm": module.meta.algorithm,

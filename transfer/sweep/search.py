@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from transfer import plan as planning
 from transfer import records
-from transfer.config import Config, Stage, to_plain
+from transfer.config import Config, to_plain
 from transfer.errors import Problem, UserError
 from transfer.paths import require_writable
 from transfer.sweep import launching
