@@ -46,6 +46,16 @@ def trainer(config: Config) -> Trainer:
     return config.trainer
 
 
+def not_used_by_meta(settings: Trainer) -> list[str]:
+    """Notes on settings of the trainer that a meta run has in its own way."""
+    notes = []
+    if settings.devices * settings.num_nodes > 1:
+        notes.append("trainer.devices and trainer.num_nodes are not used by stage=meta: it trains on one device")
+    if settings.precision not in ("auto", "32", "32-true"):
+        notes.append(f"trainer.precision={settings.precision} is not used by stage=meta: it computes in float32")
+    return notes
+
+
 def probabilities(sizes: Sequence[int], temperature: float) -> list[float]:
     """How probable it is that a batch is of each data set: size ** (1 / temperature), normalised.
 

@@ -159,6 +159,8 @@ def _source(config: Config) -> Plan:
         notes.append(
             f"seed={config.seed} is not used by stage={stage.value}: the source has its own, source.seed={seed}"
         )
+    if stage is Stage.meta:
+        notes += mixture.not_used_by_meta(config.trainer)
     before = config.source.before
     plan = Plan(
         # A meta run is tested at its end, whatever the run that starts from it is to do.

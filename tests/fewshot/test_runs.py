@@ -275,3 +275,35 @@ def test_a_run_that_was_killed_goes_on_to_the_same_numbers(data, tmp_path):
     assert record["metrics"] == undisturbed["metrics"]
     assert record["fewshot"] == undisturbed["fewshot"]
     assert json.dumps(record["config"]["source"]) == json.dumps(undisturbed["config"]["source"])
+
+
+def test_images_and_what_is_said_of_settings_it_does_not_use(tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    for number in range(6):
+        (tmp_path / "images" / f"grey{number}").mkdir(parents=True)
+        for row in range(6):
+            pixels = np.full((8, 8, 3), 40 * number + row, dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / f"grey{number}" / f"{row}.png")
+    source = ["data@source.data=csv", f"source.data.path={tmp_path / 'images'}", "source.data.columns.image=image"]
+    source += ["task@source.task=image_classification", "model=cnn", "model.config.hidden_sizes=[4]"]
+    small = ["source.meta.ways=2", "source.meta.shots=2", "source.meta.queries=3", "source.meta.test_fraction=0.34"]
+    small += ["source.meta.validation_fraction=0.34", "source.meta.steps_per_epoch=2", "source.meta.test_steps=[0,1]"]
+    small += ["source.meta.num_validation_episodes=2", "source.meta.num_test_episodes=3", "trainer.devices=2"]
+    arguments = [*QUICK, *source, *small, "stage=meta", "source.meta.algorithm=anil", f"output_dir={tmp_path / 'out'}"]
+    outcome = cli("run", *arguments, "trainer.precision=bf16-mixed")
+    assert outcome.code == 0, outcome.err
+    assert "trainer.devices and trainer.num_nodes are not used by stage=meta" in outcome.err
+    assert "trainer.precision=bf16-mixed is not used by stage=meta" in outcome.err
+    record = record_of(outcome.out)
+    assert record["hardware"]["precision"] == "32-true"
+    assert {each["method"] for each in record["fewshot"]["results"]} > {"anil", "linear_probe", "prototypes"}
+
+
+def test_it_may_start_from_another_source(data, tmp_path):
+    first = reviews(tmp_path / "first.csv")
+    chain = ["+data@source.before.data=csv", f"source.before.data.path={first}", "source.before.budget.max_epochs=1"]
+    record = run(*data, *chain, "source.meta.algorithm=matching", f"output_dir={tmp_path / 'out'}")
+    assert [parent["run_id"][:8] for parent in record["parents"]] == ["pretrain"]
+    assert {each["start"] for each in record["fewshot"]["results"]} == {"meta", "source"}

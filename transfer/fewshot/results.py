@@ -67,12 +67,12 @@ def number_of(metric: str, mean: float, half: float, *, sign: bool = False) -> s
     return f"{mean:{'+' if sign else ''}.3f} ± {half:.3f}"
 
 
-def table(made: Sequence[dict[str, Any]], metric: str, title: str) -> Any:
+def table(made: Sequence[dict[str, Any]], metric: str) -> Any:
     """Of `summaries`, for the terminal."""
     from rich.table import Table
 
     words = "accuracy (%)" if metric == "accuracy" else metric
-    shown = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("method", "start", "steps", "rate", words, "minus own"):
         shown.add_column(column, justify="left" if column in ("method", "start") else "right")
     for each in made:

@@ -20,7 +20,6 @@ from transfer.evaluation import Predictions
 from transfer.fewshot import baselines, results
 from transfer.fewshot.data import EpisodeData, pool, way_names
 from transfer.fewshot.module import BestStart, MetaModule, restore
-from transfer.identity import SOURCE
 from transfer.plan import Plan
 from transfer.predict import ABOUT
 from transfer.progress import quiet
@@ -142,8 +141,7 @@ def _test(plan: Plan, run: Prepared, folder: Path) -> list[dict[str, Any]]:
     meta, module = plan.meta, run.module
     limit = plan.trainer.limit_eval_batches
     num = min(meta.num_test_episodes, max(2, limit * meta.tasks_per_step)) if limit else meta.num_test_episodes
-    first = "source" if plan.parent else plan.init if plan.init != SOURCE else "source"
-    starts = {"meta": module.model, first: run.first.to(next(module.model.parameters()).device)}
+    starts = {"meta": module.model, plan.init: run.first.to(next(module.model.parameters()).device)}
     if module.joint is not None:
         starts["all_tasks"] = module.joint
     found = baselines.answer(module, run.data, starts, num)
@@ -153,7 +151,9 @@ def _test(plan: Plan, run: Prepared, folder: Path) -> list[dict[str, Any]]:
     kind = f"{meta.ways}-way {meta.shots}-shot" if run.data.classes else f"{meta.shots}-shot"
     units = f"{len(run.data.pool.units['test'])} unseen {'classes' if run.data.classes else 'domains'}"
     title = f"{num} {kind} test episodes of {units}; 95 % intervals over episodes"
-    Console(width=110).print(results.table(made, module.measured, title))
+    console = Console(width=110)
+    console.print(title, highlight=False)
+    console.print(results.table(made, module.measured))
     return made
 
 
