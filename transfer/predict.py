@@ -73,6 +73,11 @@ def describe(folder: Path, task: Any, about: Columns, max_length: int) -> None:
     (folder / ABOUT).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
 
+def has_answers(folder: Path) -> bool:
+    """Whether there is a model with answers of its own; a start that was learned from episodes has none."""
+    return (folder / ABOUT).is_file() and "meta" not in json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+
+
 def load(folder: Path) -> Predictor:
     """The predictor in a model folder.
 

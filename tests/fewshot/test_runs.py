@@ -89,7 +89,7 @@ def test_every_algorithm_trains_and_is_compared(runs, algorithm):
     mean = table[(table.method == algorithm) & (table.start == "meta")]
     mean = mean[mean.steps == 2] if by_steps else mean
     assert mean.value.mean() == pytest.approx(own[0]["mean"])
-    for name in ("adaptation.png", "adaptation.svg", "model/model.safetensors", "config.yaml", "metrics.csv"):
+    for name in ("episodes.png", "episodes.svg", "model/model.safetensors", "config.yaml", "metrics.csv"):
         assert os.path.getsize(f"{record['_folder']}/{name}") > 0
 
 
@@ -307,3 +307,18 @@ def test_it_may_start_from_another_source(data, tmp_path):
     record = run(*data, *chain, "source.meta.algorithm=matching", f"output_dir={tmp_path / 'out'}")
     assert [parent["run_id"][:8] for parent in record["parents"]] == ["pretrain"]
     assert {each["start"] for each in record["fewshot"]["results"]} == {"meta", "source"}
+
+
+def test_it_is_ranked_among_other_sources(data, tmp_path):
+    target = reviews(tmp_path / "target.csv")
+    meta = run(*data, "source.meta.algorithm=prototypes", f"output_dir={tmp_path / 'out'}")
+    (tmp_path / "experiments").mkdir()
+    text = "# @package _global_\n# Which?\ndefaults: [override /model: tiny_bert]\n"
+    (tmp_path / "experiments" / "which.yaml").write_text(f"{text}target: {{data: {{path: {target}}}}}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        small = [f"model.config.{name}=16" for name in ("hidden_size", "intermediate_size")]
+        outcome = cli("rank", "which", "--sources", meta["_folder"], "--output-dir", tmp_path / "out", *QUICK, *small)
+    assert outcome.code == 0, outcome.err
+    assert "LogME" in outcome.out
+    assert "skipped" not in outcome.out

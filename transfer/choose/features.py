@@ -125,7 +125,7 @@ def _inputs(rows: Dataset) -> set[str]:
 
 def _with_its_head(folder: Path | None, model: Any, kind: str) -> Any:
     """The source's whole model, where it has classes and its backbone is what the run starts from; else None."""
-    if folder is None or not (folder / predict.ABOUT).is_file():
+    if folder is None or not predict.has_answers(folder):
         return None
     found = predict.load(folder)
     if found.task.problem_type != kind or kind == "regression":

@@ -12,7 +12,7 @@ import numpy as np
 from transfer.fewshot.baselines import Scores
 
 EPISODES = "episodes.csv"
-PICTURE = "adaptation"
+PICTURE = "episodes"
 COLUMNS = ("episode", "method", "start", "steps", "value")
 # Okabe and Ito's.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#6a5acd")
@@ -84,57 +84,77 @@ def table(made: Sequence[dict[str, Any]], metric: str) -> Any:
     return shown
 
 
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "transfer",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "font.size": 10,
+}
+
+
 def draw(made: Sequence[dict[str, Any]], metric: str, folder: Path) -> None:
-    """The adaptation curves as adaptation.png and .svg; ways without steps are lines across."""
+    """A picture as episodes.png and .svg: the adaptation curves, and ways without steps as lines across them.
+
+    Where no way takes steps, their means with intervals, one below the other.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    curves: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for each in made:
-        curves.setdefault((each["method"], each["start"]), []).append(each)
-    stepped = {name: rows for name, rows in curves.items() if rows[0]["steps"] is not None}
-    across = {name: rows[0] for name, rows in curves.items() if rows[0]["steps"] is None}
     factor = 100.0 if metric == "accuracy" else 1.0
-    with matplotlib.rc_context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": "transfer",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "legend.frameon": False,
-            "font.size": 10,
-        }
-    ):
+    words = "accuracy on the queries (%)" if metric == "accuracy" else f"{metric} on the queries, lower is better"
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.2), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        for place, ((method, start), rows) in enumerate(stepped.items()):
-            axes.errorbar(
-                [each["steps"] for each in rows],
-                [factor * each["mean"] for each in rows],
-                [factor * each["half_width"] for each in rows],
-                label=f"{method} from {start}".replace("_", " "),
-                color=COLOURS[place % len(COLOURS)],
-                marker=MARKERS[place % len(MARKERS)],
-                markersize=4,
-                capsize=2,
-            )
-        for place, ((method, start), each) in enumerate(across.items()):
-            colour = "#59636e" if start == "meta" else "#a89f94"
-            axes.axhline(
-                factor * each["mean"],
-                color=colour,
-                linewidth=1,
-                linestyle=["-", "--", ":"][place % 3],
-                label=f"{method} from {start}".replace("_", " "),
-            )
-        words = "accuracy on the queries (%)" if metric == "accuracy" else f"{metric} on the queries, lower is better"
-        axes.set(xlabel="gradient steps on the support rows", ylabel=words)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+        if any(each["steps"] is not None for each in made):
+            _curves(axes, made, factor)
+            axes.set(xlabel="gradient steps on the support rows", ylabel=words)
+            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+        else:
+            _means(axes, made, factor)
+            axes.set(xlabel=words)
         for kind in ("png", "svg"):
-            figure.savefig(
-                folder / f"{PICTURE}.{kind}", facecolor="white", metadata={"Date": None} if kind == "svg" else None
-            )
+            metadata = {"Date": None} if kind == "svg" else None
+            figure.savefig(folder / f"{PICTURE}.{kind}", facecolor="white", metadata=metadata)
+
+
+def _name(each: dict[str, Any]) -> str:
+    return f"{each['method']} from {each['start']}".replace("_", " ")
+
+
+def _curves(axes: Any, made: Sequence[dict[str, Any]], factor: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for each in made:
+        curves.setdefault(_name(each), []).append(each)
+    stepped = {name: rows for name, rows in curves.items() if rows[0]["steps"] is not None}
+    for place, (name, rows) in enumerate(stepped.items()):
+        axes.errorbar(
+            [each["steps"] for each in rows],
+            [factor * each["mean"] for each in rows],
+            [factor * each["half_width"] for each in rows],
+            label=name,
+            color=COLOURS[place % len(COLOURS)],
+            marker=MARKERS[place % len(MARKERS)],
+            markersize=4,
+            capsize=2,
+        )
+    for place, (name, (each, *_)) in enumerate((n, rows) for n, rows in curves.items() if n not in stepped):
+        colour = "#59636e" if each["start"] == "meta" else "#a89f94"
+        axes.axhline(
+            factor * each["mean"], color=colour, linewidth=1, linestyle=["-", "--", ":"][place % 3], label=name
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _means(axes: Any, made: Sequence[dict[str, Any]], factor: float) -> None:
+    for place, each in enumerate(made):
+        colour = COLOURS[0] if each["start"] == "meta" else COLOURS[1]
+        mean, half = factor * each["mean"], factor * each["half_width"]
+        axes.errorbar(mean, place, xerr=half, color=colour, marker="o" if each["own"] else "s", capsize=3)
+    axes.set_yticks(range(len(made)), [_name(each) for each in made])
+    axes.invert_yaxis()
