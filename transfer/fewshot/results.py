@@ -84,7 +84,7 @@ def table(made: Sequence[dict[str, Any]], metric: str) -> Any:
     return shown
 
 
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "transfer",
     "axes.spines.top": False,
