@@ -86,7 +86,7 @@ CONFIG_MISTAKES = {
     "target.data.train_size=many": ("target.data.train_size", "a whole number"),
     "optimizer.lr=fast": ("optimizer.lr", "a number"),
     "force=maybe": ("force", "true or false"),
-    "stage=fine": ("stage", "pretrain, finetune, scratch"),
+    "stage=fine": ("stage", "pretrain, meta, finetune, scratch"),
     "arm=transer": ("arm", "transfer, direct, scratch"),
     "freezing=full": ("freezing", "freezing=none"),
     "freezing.policy=full": ("freezing.policy", "linear probing"),

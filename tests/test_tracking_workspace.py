@@ -43,7 +43,8 @@ def test_a_workspace_is_saved_once_and_then_changed(study, monkeypatch):
     whole = json.loads(view["spec"])["section"]
     (runs,) = whole["runSets"]
     filters = [(item["key"]["name"], item["op"], item["value"]) for item in runs["filters"]["filters"]]
-    assert filters == [("group", "=", EXPERIMENT), ("jobType", "!=", "pretrain")]
+    sources = [("jobType", "!=", stage) for stage in ("pretrain", "meta")]
+    assert filters == [("group", "=", EXPERIMENT), *sources]
     assert [key["name"] for key in runs["grouping"]] == ["run/arm.value", "run/budget.value"]
     assert "config:run/pair_id" in runs["runFeed"]["columnOrder"]
     sections = {section["name"]: section for section in whole["panelBankConfig"]["sections"]}

@@ -149,7 +149,8 @@ def test_robbed_of_a_worker_and_warned_it_ends_as_if_nothing_had_been(alone, tmp
     # One was in training; of those that went with the killed worker, some have not been begun again.
     statuses = [found["status"] for folder in in_training(tmp_path) if (found := records.read(folder))]
     assert statuses == ["interrupted"]
-    assert err.count("told to stop (SIGUSR1)") == 1, "it left a checkpoint at once"
+    # At a batch boundary; or without a word where it had come to the end of its training just then.
+    assert err.count("told to stop (SIGUSR1)") <= 1
     before = complete(tmp_path)
     assert 1 < len(before) < len(expected)
 
