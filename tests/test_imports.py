@@ -24,9 +24,9 @@ LAYERS = [
     "progress ranks row_files sweep.pruning sweep.storage sweep.choices",
     "nodes sharding",
     "validation limits streams crossvalidation devices compiling methods plan identity fewshot.settings",
-    "tasks models data mixture weights floors parameters hardware peak",
+    "tasks models data mixture weights floors parameters pooling hardware peak",
     "config records wandb_environment",
-    "paths interruption",
+    "paths interruption pictures",
     "errors",
 ]
 DEPTH = {module: depth for depth, layer in enumerate(LAYERS) for module in layer.split()}
@@ -70,7 +70,7 @@ def test_imports_run_downward(file):
     upward = {name for name in found if place(name) and DEPTH[place(name)] < DEPTH[module]}
     assert not upward
     if module == "study":
-        assert {place(name) for name in found if place(name)} <= {"study", "records", "errors", "paths"}
+        assert {place(name) for name in found if place(name)} <= {"study", "records", "errors", "paths", "pictures"}
     libraries = {name.partition(".")[0] for name in found}
     assert "hydra" not in libraries or module in ("compose", "explain", "sweep")
     assert not {"wandb", "wandb_workspaces"} & libraries or module.startswith("tracking")

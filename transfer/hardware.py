@@ -93,14 +93,21 @@ def one_process() -> Any:
     return LightningEnvironment()
 
 
+def on_gpu(accelerator: str) -> bool:
+    """Whether a run with this `trainer.accelerator` is on an NVIDIA or AMD GPU here."""
+    import torch
+
+    return accelerator != "cpu" and torch.cuda.is_available()
+
+
 def describe(accelerator: str, num_devices: int, precision: str) -> dict[str, Any]:
     """The record's `hardware`."""
     import torch
 
-    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    gpu = on_gpu(accelerator)
     return {
-        "device": torch.cuda.get_device_name(0) if on_gpu else cpu_name(),
-        "accelerator": "gpu" if on_gpu else "cpu",
+        "device": torch.cuda.get_device_name(0) if gpu else cpu_name(),
+        "accelerator": "gpu" if gpu else "cpu",
         "num_devices": num_devices,
         "num_cpus": num_cpus(),
         "precision": precision,

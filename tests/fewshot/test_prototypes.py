@@ -35,7 +35,7 @@ def test_padding_is_no_part_of_a_vector():
         "input_ids": torch.tensor([[2, 4, 100], [1, 1, 1]]),
         "attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]]),
     }
-    assert embed(Model(), inputs).tolist() == [[3.0], [1.0]]
+    assert embed(Model(), inputs, inputs["attention_mask"]).tolist() == [[3.0], [1.0]]
 
 
 def test_the_interval_is_students():

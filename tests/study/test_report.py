@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from tests.study.conftest import Study
-from transfer.study import details, drawing, metric_figures
+from transfer import pictures
+from transfer.study import details, metric_figures
 from transfer.study.compare import compare
 from transfer.study.report import print_table, write_all
 
@@ -174,7 +175,7 @@ def picture(study):
 
     comparison = compare(study.records)
     figure = metric_figures.curves(comparison, details.Details(), False)
-    return imread(io.BytesIO(drawing.as_png(figure)))[..., :3]
+    return imread(io.BytesIO(pictures.as_png(figure)))[..., :3]
 
 
 @pytest.mark.parametrize("sizes", [(100,), (20, 100, None)])

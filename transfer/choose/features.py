@@ -21,6 +21,7 @@ from transfer.data.streaming import Stream
 from transfer.errors import Problem, UserError
 from transfer.legs import Leg
 from transfer.paths import cache_folder
+from transfer.pooling import mean_of_rows
 from transfer.prefix import cache, store
 from transfer.progress import bar
 
@@ -81,10 +82,9 @@ def of(candidate: Candidate) -> Features:
     file = cache_folder(plan.config.cache_dir) / "rank" / f"{name}.npz"
     if file.is_file():
         return _read(file)
-    on_gpu = plan.trainer.accelerator != "cpu" and torch.cuda.is_available()
     whole = _with_its_head(candidate.parent, model, kind)
     model = model if whole is None else whole
-    model.to("cuda" if on_gpu else "cpu").eval()  # type: ignore[arg-type]
+    model.to("cuda" if hardware.on_gpu(plan.trainer.accelerator) else "cpu").eval()  # type: ignore[arg-type]
     quick = _quick(model.device.type, precision)
     found = _pass(candidate.name, model, data, kind, quick, with_head=whole is not None)
     own = "tags" if kind == "tags" else ""
@@ -170,8 +170,9 @@ def _pass(
         with quick:
             outputs = (model if with_head else model.base_model)(**inputs, output_hidden_states=True)
         index, labels = batch["index"], batch["labels"]
-        at = labels >= 0 if kind == "tags" else None
-        rows = [_rows(each.float().cpu(), batch, at) for each in _hidden(shown["outputs"])]
+        at, mask = labels >= 0 if kind == "tags" else None, batch["inputs"].get("attention_mask")
+        hidden = [each.float().cpu() for each in _hidden(shown["outputs"])]
+        rows = [mean_of_rows(each, mask) if at is None else each[at] for each in hidden]
         if with_head:
             logits = outputs.logits.float().cpu()
             rows.append((logits if at is None else logits[at]).softmax(-1))
@@ -201,19 +202,6 @@ def _hidden(outputs: Any) -> tuple[Tensor, ...]:
     """The hidden states of every layer; of a model that does not show them, its last."""
     found = getattr(outputs, "hidden_states", None)
     return tuple(found) if found else (outputs.last_hidden_state,)
-
-
-def _rows(hidden: Tensor, batch: dict[str, Any], at: Tensor | None) -> Tensor:
-    """Hidden states of rows, or of the words that are labelled (``at``), as [rows, width]."""
-    if at is not None:
-        return hidden[at]
-    if hidden.dim() == 4:  # of images: rows, channels, height, width
-        return hidden.mean((2, 3))
-    mask = batch["inputs"].get("attention_mask")
-    if mask is None or mask.shape != hidden.shape[:2]:
-        return hidden.mean(1)
-    weights = mask[:, :, None].float()
-    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def _write(file: Path, found: Features) -> None:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from transfer.choose.rank import Ranking
 from transfer.choose.scoring import SCORES
-from transfer.study.drawing import COLOURS, DIM, as_png, as_svg, new_figure, style
+from transfer.pictures import DIM, PALETTE, as_png, as_svg, new_figure, style
 from transfer.study.words import is_percent, metric_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PALETTE = [colour for of_arm in zip(*COLOURS.values(), strict=True) for colour in of_arm]
 MARKS = "os^Dvp<>*hX"
 
 

@@ -23,7 +23,7 @@ from transfer.progress import bar
 log = logging.getLogger(__name__)
 
 # Of `inner_lr`, the rates that a start may take which was not trained with one: the best on validation episodes.
-SCALES = (0.1, 1.0, 10.0)
+SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
 TUNED_ON = 20
 ROWS_AT_ONCE = 64
 
@@ -112,11 +112,16 @@ def _on_device(batch: dict[str, Any], module: MetaModule) -> Any:
 
 
 def _best_scale(module: MetaModule, data: EpisodeData, model: Any, name: str) -> float:
-    """The scale of the rate whose mean score after one step or more, on validation episodes, is best."""
-    after = [place for place, number in enumerate(module.meta.test_steps) if number > 0]
-    if not after:
+    """The scale of the rate that is best on validation episodes, after as many steps as the run's own way takes.
+
+    Of a way that takes none, after the most that are tested.
+    """
+    meta = module.meta
+    steps = meta.inner_steps if meta.algorithm in GRADIENT else max(meta.test_steps)
+    if steps == 0:
         return 1.0
-    num, sign = min(TUNED_ON, module.meta.num_validation_episodes), 1 if data.classes else -1
+    after = meta.test_steps.index(steps)
+    num, sign = min(TUNED_ON, meta.num_validation_episodes), 1 if data.classes else -1
     means = {}
     for scale in SCALES:
         table = np.concatenate(list(_curves(module, data, "validation", model, scale, num)))
@@ -124,10 +129,11 @@ def _best_scale(module: MetaModule, data: EpisodeData, model: Any, name: str) ->
         means[scale] = sign * mean if np.isfinite(mean) else -np.inf
     best = max(SCALES, key=lambda scale: means[scale])
     log.info(
-        "fine-tuning from %s: rate %g, the best of %d on %d validation episodes",
+        "fine-tuning from %s: rate %g, the best of %d after %d steps on %d validation episodes",
         name,
         best * module.meta.inner_lr,
         len(SCALES),
+        steps,
         num,
     )
     return best
@@ -168,7 +174,8 @@ def _features(module: MetaModule, data: EpisodeData, model: Any) -> tuple[Tensor
         chosen = numbers[begin : begin + ROWS_AT_ONCE].tolist()
         rows = [{**row, "index": n} for row, n in zip(data.encoded.__getitems__(chosen), chosen, strict=True)]
         inputs = data.task.collate(rows, data.tokenizer)["inputs"]
-        parts.append(embed(model, {name: each.to(device) for name, each in inputs.items()}).float().cpu())
+        inputs = {name: each.to(device) for name, each in inputs.items()}
+        parts.append(embed(model, inputs, inputs.get("attention_mask")).float().cpu())
     place = np.full(len(data.encoded), -1)
     place[numbers] = np.arange(len(numbers))
     return torch.cat(parts), place

@@ -70,7 +70,12 @@ class MetaModule(LightningModule):
 
     def logits(self, weights: Tensors, inputs: dict[str, Tensor]) -> Any:
         """The model's outputs with these weights in place of its own."""
-        return functional_call(self.model, dict(weights), kwargs=inputs, tie_weights=True)
+        inputs = inputs if self.batched else without_padding(inputs)
+        return functional_call(self.model, dict(weights), kwargs=self.given(inputs), tie_weights=True)
+
+    def given(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs as the model takes them from here."""
+        return added_masks(inputs) if self.batched else inputs
 
     def loss_of(self, weights: Tensors, rows: dict[str, Any]) -> Tensor:
         """Mean loss over the rows of one episode."""
@@ -101,7 +106,8 @@ class MetaModule(LightningModule):
 
     def compared(self, episode: dict[str, Any]) -> Tensor:
         """Logits [queries, ways] of prototypes or matching."""
-        vectors = embed(self.model, episode["inputs"])
+        inputs = episode["inputs"]
+        vectors = embed(self.model, self.given(inputs), inputs.get("attention_mask"))
         way = LOGITS[self.meta.algorithm]
         return way(vectors[: self.num_support], vectors[self.num_support :], self.meta.ways)
 
@@ -192,6 +198,28 @@ class MetaModule(LightningModule):
         plateau = self.plan.scheduler.name == "plateau"
         every = {"interval": "epoch", "monitor": f"val/{task.monitor}"} if plateau else {"interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **every}}
+
+
+def without_padding(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same rows, padded to the longest of them: those of a batch of episodes are padded to its longest."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return inputs
+    kept = mask.any(dim=0)
+    return {name: each[:, kept] if each.shape == mask.shape else each for name, each in inputs.items()}
+
+
+def added_masks(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same with attention masks as they are added to scores [rows, 1, 1, tokens].
+
+    Of a mask of rows and tokens transformers reads the values, which `vmap` does not allow. Only models that look in
+    both directions answer the same to both; `stage.choose_mapping` sees to that.
+    """
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return inputs
+    dtype = torch.get_default_dtype()
+    return {**inputs, "attention_mask": (1.0 - mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min}
 
 
 class BestStart(BestWeights):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transfer.pooling import mean_of_rows
+
 
 def prototype_logits(support: Tensor, query: Tensor, ways: int) -> Tensor:
     """Minus the squared distance of each query to the mean of each class [queries, ways] (Snell et al. 2017).
@@ -33,13 +35,11 @@ def matching_logits(support: Tensor, query: Tensor, ways: int) -> Tensor:
 LOGITS = {"prototypes": prototype_logits, "matching": matching_logits}
 
 
-def embed(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """One vector a row [rows, features]: the mean of the backbone's last outputs, without padding."""
+def embed(model: Any, inputs: dict[str, Tensor], mask: Tensor | None) -> Tensor:
+    """One vector a row [rows, features]: the mean of the backbone's last outputs, without padding.
+
+    Args:
+        mask: [rows, tokens], 0 at padding, whatever form `inputs` have it in.
+    """
     hidden: Tensor = model.base_model(**inputs).last_hidden_state
-    if hidden.ndim == 4:  # an image's [rows, channels, height, width]
-        return hidden.mean(dim=(2, 3))
-    mask = inputs.get("attention_mask")
-    if mask is None:
-        return hidden.mean(dim=1)
-    weights = mask.to(hidden.dtype)[..., None]
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+    return mean_of_rows(hidden, mask)

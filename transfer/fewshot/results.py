@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from transfer.fewshot.baselines import Scores
+from transfer.pictures import DIM, FAINT, PALETTE, as_png, as_svg, new_figure, style
 
 EPISODES = "episodes.csv"
 PICTURE = "episodes"
 COLUMNS = ("episode", "method", "start", "steps", "value")
-# Okabe and Ito's.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#6a5acd")
-MARKERS = "os^D"
+MARKS = "os^D"
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -84,30 +83,15 @@ def table(made: Sequence[dict[str, Any]], metric: str) -> Any:
     return shown
 
 
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "transfer",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "font.size": 10,
-}
-
-
 def draw(made: Sequence[dict[str, Any]], metric: str, folder: Path) -> None:
     """A picture as episodes.png and .svg: the adaptation curves, and ways without steps as lines across them.
 
     Where no way takes steps, their means with intervals, one below the other.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     factor = 100.0 if metric == "accuracy" else 1.0
     words = "accuracy on the queries (%)" if metric == "accuracy" else f"{metric} on the queries, lower is better"
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.5, 4.2), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
+    with style():
+        figure = new_figure(7.5, 4.2)
         axes = figure.add_subplot()
         if any(each["steps"] is not None for each in made):
             _curves(axes, made, factor)
@@ -116,9 +100,8 @@ def draw(made: Sequence[dict[str, Any]], metric: str, folder: Path) -> None:
         else:
             _means(axes, made, factor)
             axes.set(xlabel=words)
-        for kind in ("png", "svg"):
-            metadata = {"Date": None} if kind == "svg" else None
-            figure.savefig(folder / f"{PICTURE}.{kind}", facecolor="white", metadata=metadata)
+    (folder / f"{PICTURE}.png").write_bytes(as_png(figure))
+    (folder / f"{PICTURE}.svg").write_text(as_svg(figure), encoding="utf-8")
 
 
 def _name(each: dict[str, Any]) -> str:
@@ -138,13 +121,13 @@ def _curves(axes: Any, made: Sequence[dict[str, Any]], factor: float) -> None:
             [factor * each["mean"] for each in rows],
             [factor * each["half_width"] for each in rows],
             label=name,
-            color=COLOURS[place % len(COLOURS)],
-            marker=MARKERS[place % len(MARKERS)],
+            color=PALETTE[place % len(PALETTE)],
+            marker=MARKS[place % len(MARKS)],
             markersize=4,
             capsize=2,
         )
     for place, (name, (each, *_)) in enumerate((n, rows) for n, rows in curves.items() if n not in stepped):
-        colour = "#59636e" if each["start"] == "meta" else "#a89f94"
+        colour = DIM if each["start"] == "meta" else FAINT
         axes.axhline(
             factor * each["mean"], color=colour, linewidth=1, linestyle=["-", "--", ":"][place % 3], label=name
         )
@@ -153,7 +136,7 @@ def _curves(axes: Any, made: Sequence[dict[str, Any]], factor: float) -> None:
 
 def _means(axes: Any, made: Sequence[dict[str, Any]], factor: float) -> None:
     for place, each in enumerate(made):
-        colour = COLOURS[0] if each["start"] == "meta" else COLOURS[1]
+        colour = PALETTE[0] if each["start"] == "meta" else PALETTE[2]
         mean, half = factor * each["mean"], factor * each["half_width"]
         axes.errorbar(mean, place, xerr=half, color=colour, marker="o" if each["own"] else "s", capsize=3)
     axes.set_yticks(range(len(made)), [_name(each) for each in made])

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
+from torch import Tensor
 
 from transfer import architecture, fitting, freezing, hardware, initial, legs, recording, records, tasks
 from transfer.errors import Problem, UserError
@@ -74,25 +76,42 @@ def _differentiable(model: Any) -> None:
 def choose_mapping(module: MetaModule, data: EpisodeData) -> None:
     """Episodes of a step at once where the model allows it, else one after another; tried on two of them.
 
+    On a CPU texts go one after another all the same: what is saved by not padding them alike is more.
+
     Raises:
         UserError: this model cannot be differentiated as the algorithm asks for.
     """
     batch = data.batch([data.episode("train", number) for number in range(2)])
     episodes = {name: batch[name] for name in ("inputs", "labels")}
-    for batched in (True, False):
+
+    def tried(*, batched: bool) -> Tensor:
         module.batched = batched
         try:
-            module.over(module.objective)(episodes)[0].sum().backward()
-            break
-        except (RuntimeError, NotImplementedError, ValueError) as error:
-            reason = " ".join(str(error).split())[:160]
-            if not batched:
-                allowed = "an algorithm that this model can be differentiated for: fomaml, reptile or prototypes"
-                raise UserError(Problem("source.meta.algorithm", module.meta.algorithm, allowed, reason)) from error
-            log.info("the episodes of a step one after another: vmap does not go through this model (%s)", reason)
+            objective, shown = module.over(module.objective)(episodes)
+            objective.sum().backward()
+            return shown.detach()
         finally:
             module.zero_grad()
-    if module.batched:
+
+    try:
+        alone = tried(batched=False)
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        allowed = "an algorithm that this model can be differentiated for: fomaml, reptile or prototypes"
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(Problem("source.meta.algorithm", module.meta.algorithm, allowed, reason)) from error
+    if not hardware.on_gpu(module.plan.trainer.accelerator) and "attention_mask" in batch["inputs"]:
+        return
+    try:
+        together = tried(batched=True)
+        looks_back = any(getattr(part, "is_causal", False) is True for part in module.model.modules())
+        same = torch.allclose(alone, together, rtol=1e-4, atol=1e-5) and not looks_back
+        reason = "" if same else "it takes masks of padding alone for other ones"
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+    module.batched = not reason
+    if reason:
+        log.info("the episodes of a step one after another: vmap does not go through this model (%s)", reason)
+    else:
         log.info("the episodes of a step at once, through vmap")
 
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from transfer.pictures import MARKERS, new_figure, style
 from transfer.study.answers import MOST_CLASSES, Confusion
 from transfer.study.details import Details
-from transfer.study.drawing import MARKERS, assign, axis_words, new_figure, plain, plain_logs, scale_of, style
+from transfer.study.drawing import assign, axis_words, plain, plain_logs, scale_of
 from transfer.study.learning import Curve
 from transfer.study.results import Comparison, Row
 from transfer.study.weighted_metrics import Array

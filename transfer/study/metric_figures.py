@@ -6,17 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from transfer.pictures import MARKERS, new_figure, style
 from transfer.study.details import Details
 from transfer.study.drawing import (
     FLOOR,
-    MARKERS,
     assign,
     axis_words,
     chosen_labels,
-    new_figure,
     plain,
     scale_of,
-    style,
 )
 from transfer.study.results import Comparison, FloorRow, Row
 from transfer.study.words import floor_words, is_percent, metric_words

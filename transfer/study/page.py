@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from html import escape
 
+from transfer.pictures import COLOURS, FAINT
 from transfer.study.answer_figures import MOST_BUDGETS, MOST_TABLES
 from transfer.study.details import Details
-from transfer.study.drawing import COLOURS, DARK, FAINT, FLOOR, MOST_STRATEGIES, inline
+from transfer.study.drawing import DARK, FLOOR, MOST_STRATEGIES, inline
 from transfer.study.metric_figures import MOST_GAINS
 from transfer.study.outline import Section, Table
 from transfer.study.results import Comparison

@@ -140,12 +140,12 @@ def write_all(comparison: Comparison, folder: str | Path) -> list[Path]:
 
 def _drawn(comparison: Comparison, found: Details, names: list[str]) -> dict[str, tuple[str, str, bytes]]:
     """Of each of these pictures that there is something to draw for: as SVG, for a narrow page as SVG, and as PNG."""
-    from transfer.study import drawing
+    from transfer import pictures
     from transfer.study.figures import FIGURES
 
     made = {}
     for name in names:
         wide, narrow = (FIGURES[name](comparison, found, narrow) for narrow in (False, True))
         if wide is not None and narrow is not None:
-            made[name] = drawing.as_svg(wide), drawing.as_svg(narrow), drawing.as_png(wide)
+            made[name] = pictures.as_svg(wide), pictures.as_svg(narrow), pictures.as_png(wide)
     return made
