@@ -81,6 +81,7 @@ def test_every_score_and_the_files(typed):
     assert (folder / "rank.png").stat().st_size > 5000
     assert "<svg" in (folder / "rank.svg").read_text()
     assert "How right the scores have been" in done.out
+    assert "it takes another target with measured gains" in done.out, "what its own gains say chooses nothing"
     assert "Measured here" in done.out
 
 
@@ -311,7 +312,7 @@ def test_the_track_record_over_two_targets(tmp_path):
         found += [record("transfer", 0, 0.5 + gain, key, **data) for key, gain in zip(keys, gains, strict=True)]
     (tmp_path / "t" / "rank-2").mkdir()
     (tmp_path / "t" / "rank-2" / "rank.json").write_text("{}")  # nothing that can be read
-    best, worst = rank.history(tmp_path, found)
+    best, worst = rank.history(tmp_path, found, "accuracy")
     assert (best.score, worst.score) == ("logme", "leep")
     assert (best.num_targets, best.num_sources) == (2, 8)
     assert best.tau == pytest.approx(1)
@@ -321,6 +322,10 @@ def test_the_track_record_over_two_targets(tmp_path):
     assert worst.regret == {1: pytest.approx(0.35), 3: pytest.approx(0.1)}
     assert not worst.right
     assert best.chance[1] == pytest.approx((0.15 + 0.175) / 2)
+    assert not rank.history(tmp_path, found, "mse"), "a gain in another metric is another thing"
+    best, worst = rank.history(tmp_path, found, "accuracy", without="t")
+    assert (best.num_targets, best.num_sources) == (1, 4)
+    assert worst.regret[1] == pytest.approx(0.4), "of the other target alone"
 
 
 @pytest.mark.parametrize(

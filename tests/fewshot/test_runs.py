@@ -253,6 +253,7 @@ def test_the_other_commands(runs, tmp_path, data):
     assert "1 of stage=meta" in ahead.out
 
 
+@pytest.mark.cluster
 def test_a_run_that_was_killed_goes_on_to_the_same_numbers(data, tmp_path):
     steady = ["trainer.checkpoint_every_s=0", "trainer.log_every_n_steps=1", "source.meta.steps_per_epoch=60"]
     arguments = [*QUICK, *data, *steady, "source.meta.algorithm=prototypes", "source.meta.learn_inner_lr=false"]

@@ -57,10 +57,11 @@ class Ranking:
 
     Attributes:
         scored: the candidates, the most promising first by `by`.
-        by: the score they are in order of; the most right one so far, else the linear probe, else LogME.
+        by: the score they are in order of; the most right one on other targets, else the linear probe, else LogME.
         skipped: candidates that cannot be looked at -> why.
         gains: measured on this target so far, by candidate key.
         history: the track records, the best first; empty without enough measured gains.
+        elsewhere: the same without this target's data: what was learned from its own gains cannot justify a choice.
     """
 
     experiment: str
@@ -70,12 +71,13 @@ class Ranking:
     skipped: dict[str, str] = field(default_factory=dict)
     gains: dict[str, Gain] = field(default_factory=dict)
     history: list[TrackRecord] = field(default_factory=list)
+    elsewhere: list[TrackRecord] = field(default_factory=list)
     folder: Path = field(default_factory=Path)
 
     @property
     def best(self) -> TrackRecord | None:
-        """The track record of the score that has been the most right; None where none has been."""
-        return next((each for each in self.history if each.right), None)
+        """The track record of the score that has been the most right elsewhere; None where none has been."""
+        return next((each for each in self.elsewhere if each.right), None)
 
     @property
     def first(self) -> list[Scored]:
@@ -127,7 +129,8 @@ def _ranking(experiment: str, scored: list[Scored], skipped: dict[str, str], out
     folder = output_dir / experiment / f"rank-{_name(target, scored)}"
     ranking = Ranking(experiment, target, scored, "", skipped, measured.gains(all_records, target), folder=folder)
     _write(ranking)
-    ranking.history = history(output_dir, all_records)
+    ranking.history = history(output_dir, all_records, target.metric)
+    ranking.elsewhere = history(output_dir, all_records, target.metric, without=target.data)
     there = {name for each in scored for name in each.scores}
     by = ranking.best.score if ranking.best else "linear_probe"
     ranking.by = next(
@@ -185,12 +188,17 @@ def _read(file: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and "target" in found else None
 
 
-def history(output_dir: Path, found: Sequence[Record]) -> list[TrackRecord]:
-    """The track record of each score over all rankings below ``output_dir``, the best first."""
+def history(output_dir: Path, found: Sequence[Record], metric: str, without: str | None = None) -> list[TrackRecord]:
+    """The track record of each score over all rankings below ``output_dir``, the best first.
+
+    Args:
+        metric: of the targets that count: gains in another one are no numbers to average with.
+        without: the fingerprint of the data of targets that do not count.
+    """
     tracks: dict[str, list[tuple[Track, list[float]]]] = {}
     for file in sorted(output_dir.glob(f"*/rank-*/{FILE}")):
         about = _read(file)
-        if about is None:
+        if about is None or about["target"]["metric"] != metric or about["target"]["data"] == without:
             continue
         gains = measured.gains(found, Target(**about["target"]))
         for each in SCORES:

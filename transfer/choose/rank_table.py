@@ -115,15 +115,15 @@ def sentences(ranking: Ranking) -> list[str]:
             f"weighted tau of {best.weighted_tau:+.2f}, and its first choice was {number(best.regret[1], metric)} "
             f"{_unit(metric)} behind the best source, a source drawn at random {number(best.chance[1], metric)}."
         )
-    elif ranking.history:
+    elif ranking.elsewhere:
         lines.append(
-            "Nothing is recommended: no score has been better than chance so far. "
+            "Nothing is recommended: no score has been better than chance on other targets so far. "
             f"{WORDS[ranking.by]} would choose {names}{tied}."
         )
     else:
         lines.append(
-            f"Nothing is recommended: there is no track record yet (it takes a target with measured gains from three "
-            f"candidates). {WORDS[ranking.by]} would choose {names}{tied}."
+            "Nothing is recommended: there is no track record yet (it takes another target with measured gains from "
+            f"three candidates). {WORDS[ranking.by]} would choose {names}{tied}."
         )
     known = [(gain.mean, each) for each in ranking.scored if (gain := ranking.gains.get(each.candidate.key))]
     if known:
@@ -137,7 +137,7 @@ def sentences(ranking: Ranking) -> list[str]:
 
 
 def _targets(record: TrackRecord) -> str:
-    return "1 target" if record.num_targets == 1 else f"{record.num_targets} targets"
+    return "1 other target" if record.num_targets == 1 else f"{record.num_targets} other targets"
 
 
 def _unit(metric: str) -> str:

@@ -101,6 +101,8 @@ def of_features(found: Scored, features: Features) -> None:
     """Those that one pass over the target is enough for."""
     last, labels = features.last, features.labels
     found.note("logme", lambda: scores.logme(last, labels))
+    if "logme" in found.scores:
+        found.layers = [*(scores.logme(layer, labels) for layer in features.layers[:-1]), found.scores["logme"]]
     found.note("h_score", lambda: scores.h_score(last, labels))
     found.note("transrate", lambda: scores.transrate(last, labels))
     found.note("knn", lambda: scores.knn(last, labels))
@@ -118,10 +120,6 @@ def of_features(found: Scored, features: Features) -> None:
         found.missing["nearness"] = "no rows of the source of the target's kind"
     else:
         found.note("nearness", lambda: -scores.proxy_a_distance(source, last))
-    try:
-        found.layers = [scores.logme(layer, labels) for layer in features.layers]
-    except ValueError:
-        found.layers = []
 
 
 def _as_columns(labels: NDArray) -> NDArray[np.float64]:

@@ -60,6 +60,7 @@ class Search:
     """One search, its decisions, and what it came to.
 
     Attributes:
+        scratch_s: what a run from scratch takes.
         finals: the tested records of the winner and of its from-scratch twin.
     """
 
@@ -72,6 +73,7 @@ class Search:
     steps: list[Step] = field(default_factory=list)
     spent_s: float = 0.0
     num_runs: int = 0
+    scratch_s: float = 0.0
     winner: Tried | None = None
     finals: list[Record] = field(default_factory=list)
     counted: set[str] = field(default_factory=set)
@@ -118,11 +120,24 @@ class Search:
             self.spent_s += record["time"]["wall_s"] + OVERHEAD_S
             self.num_runs += 1
 
-    def allows(self, num_runs: int = 1) -> bool:
-        """Whether so many more runs, as dear as the dearest so far, leave enough for the last ones."""
+    def note(self, tried: Tried, record: Record, seed: int) -> bool:
+        """Take a run's validation metric; False where it is no number."""
+        best = record["monitor"]["best"]
+        if best is None or not math.isfinite(best):
+            return False
+        tried.values[seed] = -best if record["monitor"]["mode"] == "min" else best
+        tried.seconds += record["time"]["wall_s"] + OVERHEAD_S
+        return True
+
+    def allows(self) -> bool:
+        """Whether one more run, as dear as the dearest so far, leaves enough for the last ones.
+
+        Of these, one of scratch is done before anything is tried.
+        """
         dearest = max((each.seconds / len(each.values) for each in self.tried if each.values), default=0.0)
-        ahead = num_runs + 2 * self.num_seeds
-        return self.num_runs + ahead <= self.budget.runs and self.spent_s + ahead * dearest <= self.budget.seconds
+        last_s = self.num_seeds * dearest + (self.num_seeds - 1) * self.scratch_s
+        enough = self.num_runs + 1 + 2 * self.num_seeds - 1 <= self.budget.runs
+        return enough and self.spent_s + dearest + last_s <= self.budget.seconds
 
     def write(self) -> Path:
         """auto.json: every decision, every strategy that was tried, and the winner."""
