@@ -2,8 +2,8 @@
 
     python benchmarks/rank_time.py [--folder outputs] [--rows 2000]
 
-The ten sources are trained first, briefly: it does not matter here how well. Then the ranking is made as a command would
-make it, once with nothing kept and once more, and the first source is fine-tuned. Whatever is trained is kept.
+The ten sources are trained first, briefly: it does not matter here how well. Then the ranking is made by the command,
+once with nothing kept and twice more, and the first source is fine-tuned. Whatever is trained is kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 EXPERIMENT = "rank_sources_sentiment"
-SOURCES = "movies tweets editorials imdb sst2 chn_hotel waimai clinc150 ohsumed pubmedqa".split()
+SOURCES = ["movies", "tweets", "editorials", "imdb", "sst2", "chn_hotel", "waimai"]
+SOURCES += ["clinc150", "ohsumed", "pubmedqa"]
 SMALL = ["source.data.train_size=400", "source.data.validation_size=100", "source.data.test_size=100"]
 
 
