@@ -216,11 +216,9 @@ def added(words):
         # All rows take part, and classes are divided; a test episode needs enough of both.
         more = {key: value for key, value in more.items() if not key.startswith("source.data.")}
         more |= {f"source.meta.{name}": size for name, size in EPISODES.items()}
-    if "experiment=sinusoid_maml" in words:
-        pass  # its model is tiny
-    elif "model=lstm_seq2seq" in words:
+    if "model=lstm_seq2seq" in words:
         more |= {f"model.config.{name}": size for name, size in LSTM.items()} | {"model.vocabulary.max_size": 300}
-    elif not given & {"model", "model.name"}:
+    elif not given & {"model", "model.name"} and "experiment=sinusoid_maml" not in words:  # its model is tiny
         more["model.name"] = "tiny"
     if "source.data.streaming" in given:  # which takes the rows as they come
         del more["source.data.train_size"]

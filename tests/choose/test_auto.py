@@ -46,7 +46,8 @@ def metrics(place, output):
 
 @pytest.mark.cluster
 def test_the_search_and_the_same_after_a_kill(place):
-    done = cli(*words("whole"))
+    settings = "--runs", 14
+    done = cli(*words("whole", *settings))
     assert done.code == 0, done.err
     about = told(place, "whole")
     stages = {
@@ -70,18 +71,18 @@ def test_the_search_and_the_same_after_a_kill(place):
     assert "experiment=pets " in done.out.split("Next")[1], "the next command is one that can be typed"
     assert (place / "whole" / "pets_auto" / "report.html").is_file()
 
-    again = cli(*words("whole"))
+    again = cli(*words("whole", *settings))
     assert again.code == 0
     assert told(place, "whole") == about
     assert "is complete: nothing to train" in again.err
 
-    process = start(*words("killed"))
+    process = start(*words("killed", *settings))
     while len(records.find(place / "killed")) < 6 and process.poll() is None:
         time.sleep(0.02)
     process.kill()
     process.wait()
     assert 6 <= len(records.find(place / "killed")) < about["num_runs"]
-    assert cli(*words("killed")).code == 0
+    assert cli(*words("killed", *settings)).code == 0
     now = told(place, "killed")
     assert (now["winner"], now["steps"], now["finals"]) == (about["winner"], about["steps"], about["finals"])
     assert metrics(place, "killed") == metrics(place, "whole")
