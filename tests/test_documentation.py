@@ -57,7 +57,7 @@ FEW = {
     "logger": "none",
     "floors": "false",
 }
-META = ("sinusoid_maml", "clinc150_5way_1shot", "clinc150_5way_5shot")
+META = ("sinusoid_maml", "clinc150_5way_1shot", "clinc150_5way_1shot_maml", "clinc150_5way_5shot")
 LSTM = {"hidden_size": 16, "embedding_size": 8}
 EPISODES = {
     "steps_per_epoch": 2,
