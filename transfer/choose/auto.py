@@ -54,7 +54,7 @@ def auto(
 
 
 def _first_of_scratch(search: Search, lr: float) -> None:
-    """One of the last runs is trained first: only so it is known what they will take."""
+    """One of the last runs is trained first, so that it is known what they will take."""
     record = search.train(Strategy(None).words(lr), FIRST_FINAL_SEED, test=True)
     search.scratch_s = record["time"]["wall_s"] + OVERHEAD_S
     search.say("sources", strategies.SCRATCH, f"takes {search.scratch_s:.0f} s a run; compared at the end")
@@ -149,12 +149,11 @@ def _halve(search: Search, stage: str, wanted: Sequence[Strategy], lr: float) ->
 def _more_seeds(search: Search, lr: float) -> None:
     """The best four with one more seed, the best two of them with one more; the highest mean wins."""
     left = order(search.tried)
-    for keep, seeds in ((4, (1,)), (2, (2,))):
+    for keep, seed in ((4, 1), (2, 2)):
         for each in left[keep:]:
             search.say("seeds", each.strategy.name, f"out: {abs(each.value):.4f}, {keep} are better")
         left = left[:keep]
-        for seed in seeds:
-            _try(search, "seeds", [each.strategy for each in left], lr, seed)
+        _try(search, "seeds", [each.strategy for each in left], lr, seed)
         # One that the budget left with fewer seeds is not compared on luck.
         most = max((len(each.values) for each in left), default=0)
         left = order([each for each in left if len(each.values) == most])

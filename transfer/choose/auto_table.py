@@ -47,7 +47,7 @@ def print_search(search: Search) -> None:
         highlight=False,
     )
     if search.winner.strategy.start is None:
-        out.print("Nothing that was tried is better than training from scratch.", highlight=False)
+        out.print("Nothing that was tried validates better than training from scratch.", highlight=False)
     comparison = compare(search.finals)
     written = report.write_all(comparison, search.folder)
     report.print_table(comparison, Console() if sys.stdout.isatty() else Console(width=110))

@@ -136,8 +136,8 @@ class Search:
         """
         dearest = max((each.seconds / len(each.values) for each in self.tried if each.values), default=0.0)
         last_s = self.num_seeds * dearest + (self.num_seeds - 1) * self.scratch_s
-        enough = self.num_runs + 1 + 2 * self.num_seeds - 1 <= self.budget.runs
-        return enough and self.spent_s + dearest + last_s <= self.budget.seconds
+        runs, seconds = self.num_runs + 1 + 2 * self.num_seeds - 1, self.spent_s + dearest + last_s
+        return runs <= self.budget.runs and seconds <= self.budget.seconds
 
     def write(self) -> Path:
         """auto.json: every decision, every strategy that was tried, and the winner."""
