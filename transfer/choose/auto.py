@@ -147,12 +147,21 @@ def _halve(search: Search, stage: str, wanted: Sequence[Strategy], lr: float) ->
 
 
 def _more_seeds(search: Search, lr: float) -> None:
-    """The best four with one more seed, the best two of them with one more; the highest mean wins."""
+    """The best four with one more seed, the best two of them with one more; the highest mean wins.
+
+    Of the four at most two have the same start: starts differ more than ways, and one seed tells them apart badly.
+    """
     left = order(search.tried)
-    for keep, seed in ((4, 1), (2, 2)):
-        for each in left[keep:]:
-            search.say("seeds", each.strategy.name, f"out: {abs(each.value):.4f}, {keep} are better")
-        left = left[:keep]
+    for keep, of_one, seed in ((4, 2, 1), (2, 2, 2)):
+        stay: list[Tried] = []
+        for each in left:
+            alike = sum(one.strategy.start is each.strategy.start for one in stay)
+            if alike < of_one and len(stay) < keep:
+                stay.append(each)
+                continue
+            better = f"{of_one} from the same start" if alike == of_one else f"{keep}"
+            search.say("seeds", each.strategy.name, f"out: {abs(each.value):.4f}, {better} are better")
+        left = stay
         _try(search, "seeds", [each.strategy for each in left], lr, seed)
         # One that the budget left with fewer seeds is not compared on luck.
         most = max((len(each.values) for each in left), default=0)
