@@ -89,7 +89,15 @@ def test_a_second_ranking_computes_nothing_and_keeps_what_is_there(typed):
     assert ranked("--sources", "first", "second").code == 0
     before, _ = written(typed)
     candidate = candidates.read("pets", [*SETTINGS], ["first"], [])[0][0]
-    assert not features.of(candidate).computed
+    kept = features.of(candidate)
+    assert not kept.computed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "of_features", lambda *given: pytest.fail("its scores are kept as well"))
+        again = scoring.score(candidate, lambda _: kept)
+    anew = scoring.Scored(candidate)
+    scoring.of_features(anew, kept)
+    assert anew.scores.items() <= again.scores.items()
+    assert (again.layers, {*anew.missing}) == (anew.layers, {*anew.missing} & {*again.missing})
     assert ranked("--sources", "third").code == 0
     after, _ = written(typed)
     for key, entry in before["candidates"].items():

@@ -46,6 +46,7 @@ class Features:
         probabilities: what the source's own head says [rows, source classes]; None where it has no classes.
         source: the last layer of rows of the source [source rows, width]; None where they are not of this kind.
         computed: whether the pass was made now.
+        file: where they are kept.
     """
 
     layers: list[NDArray[np.float64]]
@@ -53,6 +54,7 @@ class Features:
     probabilities: NDArray[np.float64] | None = None
     source: NDArray[np.float64] | None = None
     computed: bool = field(default=True, compare=False)
+    file: Path | None = field(default=None, compare=False)
 
     @property
     def last(self) -> NDArray[np.float64]:
@@ -89,7 +91,7 @@ def of(candidate: Candidate) -> Features:
     found = _pass(candidate.name, model, data, kind, quick, with_head=whole is not None)
     own = "tags" if kind == "tags" else ""
     source = _pass(candidate.name, model, beside, own, quick, with_head=False).last if beside else None
-    made = Features(found.layers, found.labels, found.probabilities, source)
+    made = Features(found.layers, found.labels, found.probabilities, source, file=file)
     _write(file, made)
     return made
 
@@ -222,4 +224,4 @@ def _read(file: Path) -> Features:
     with np.load(file) as kept:
         layers = [kept[f"layer_{i}"].astype(np.float64) for i in range(sum(n.startswith("layer_") for n in kept.files))]
         more = {n: kept[n].astype(np.float64) for n in ("probabilities", "source") if n in kept.files}
-        return Features(layers, kept["labels"], **more, computed=False)
+        return Features(layers, kept["labels"], **more, computed=False, file=file)

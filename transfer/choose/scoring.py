@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,10 @@ from transfer import legs
 from transfer.choose import scores
 from transfer.choose.candidates import Candidate
 from transfer.choose.features import Features, at_most
+from transfer.records import write_atomically
 
+# Of the formulas: scores that other ones gave are not taken for theirs.
+VERSION = 1
 # Of so many texts the words are read.
 MOST_TEXTS = 20_000
 
@@ -88,13 +93,34 @@ def score(candidate: Candidate, look: Callable[[Candidate], Features]) -> Scored
     if candidate.trained:
         features = look(candidate)
         found.computed = features.computed
-        of_features(found, features)
+        if not _kept(found, features.file):
+            of_features(found, features)
+            _keep(found, features.file)
     else:
         reason = "nothing is trained on it yet"
         found.missing |= {each.name: reason for each in SCORES[:8]} | {"nearness": reason}
     _of_data(found)
     found.seconds = time.monotonic() - clock
     return found
+
+
+def _kept_in(file: Path) -> Path:
+    return file.with_suffix(f".scores-{VERSION}.json")
+
+
+def _kept(found: Scored, file: Path | None) -> bool:
+    """Take the scores that were computed of these features before, if any were."""
+    if file is None or not _kept_in(file).is_file():
+        return False
+    about = json.loads(_kept_in(file).read_text(encoding="utf-8"))
+    found.scores, found.missing, found.layers = about["scores"], about["missing"], about["layers"]
+    return True
+
+
+def _keep(found: Scored, file: Path | None) -> None:
+    if file is not None:
+        about = {"scores": found.scores, "missing": found.missing, "layers": found.layers}
+        write_atomically(_kept_in(file), json.dumps(about))
 
 
 def of_features(found: Scored, features: Features) -> None:
