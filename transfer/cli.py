@@ -194,10 +194,8 @@ def _log_study(options: argparse.Namespace, comparison: Comparison, found: list[
 def _rank(options: argparse.Namespace) -> int:
     from transfer.choose import rank_table
     from transfer.choose.rank import rank
-    from transfer.progress import quiet
 
     _log_to_stderr()
-    quiet()
     ranking = rank(options.experiment, options.overrides, options.sources, options.models, options.output_dir)
     rank_table.print_ranking(ranking, options.overrides)
     return 0

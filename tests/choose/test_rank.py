@@ -3,12 +3,14 @@
 import csv
 import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.running import LSTM, QUICK, TINY_BERT, cli, reviews, run, write_csv
 from transfer import legs, predict, records
@@ -86,23 +88,58 @@ def test_every_score_and_the_files(typed):
 
 
 def test_a_second_ranking_computes_nothing_and_keeps_what_is_there(typed):
-    assert ranked("--sources", "first", "second").code == 0
+    assert ranked("--sources", "first", "second", "untrained").code == 0
     before, _ = written(typed)
-    candidate = candidates.read("pets", [*SETTINGS], ["first"], [])[0][0]
-    kept = features.of(candidate)
-    assert not kept.computed
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "of_features", lambda *given: pytest.fail("its scores are kept as well"))
-        again = scoring.score(candidate, lambda _: kept)
-    anew = scoring.Scored(candidate)
-    scoring.of_features(anew, kept)
-    assert anew.scores.items() <= again.scores.items()
-    assert (again.layers, {*anew.missing}) == (anew.layers, {*anew.missing} & {*again.missing})
+        patch.setattr(features, "of", lambda _: pytest.fail("its scores are kept"))
+        assert ranked("--sources", "first", "second", "untrained").code == 0
+    again, _ = written(typed)
+    for key, entry in before["candidates"].items():
+        assert again["candidates"][key] == entry | {"seconds": again["candidates"][key]["seconds"]}
     assert ranked("--sources", "third").code == 0
     after, _ = written(typed)
     for key, entry in before["candidates"].items():
         assert after["candidates"][key]["scores"] == entry["scores"]
-    assert len(after["candidates"]) == 3
+    assert len(after["candidates"]) == 4
+
+
+def test_features_are_kept_and_read_as_they_were(typed):
+    candidate = candidates.read("pets", [*SETTINGS], ["first"], [])[0][0]
+    found, again = features.of(candidate), features.of(candidate)
+    assert not again.computed
+    for name in ("labels", "probabilities", "source"):
+        np.testing.assert_allclose(getattr(again, name), getattr(found, name), rtol=1e-6)
+    assert len(again.layers) == len(found.layers)
+
+
+@pytest.mark.parametrize("change", ["head", "data", "file"])
+def test_nothing_is_kept_of_what_has_changed(typed, change):
+    """Another head on the same backbone, other labelled rows, and a file that was cut off."""
+    assert ranked("--sources", "first").code == 0
+    (before,) = written(typed)[0]["candidates"].values()
+    words = []
+    if change == "head":
+        file = candidates.read("pets", [*SETTINGS], ["first"], [])[0][0].parent / "model.safetensors"
+        tensors = load_file(file)
+        heads = [name for name in tensors if tensors[name].shape and tensors[name].shape[0] == 2]
+        assert heads
+        changed = {name: torch.randn_like(tensors[name]) for name in heads}
+        save_file(tensors | changed, file, {"format": "pt"})
+    elif change == "data":
+        words = ["target.data.train_size=20"]
+    else:
+        (file,) = Path(os.environ["TRANSFER_CACHE"]).glob("rank/scores-*.json")
+        file.write_text(file.read_text()[:20])
+    assert ranked(*words, "--sources", "first").code == 0
+    found = [json.loads(each.read_text()) for each in (typed / "outputs" / "pets").glob("rank-*/rank.json")]
+    after = [entry["scores"] for about in found for entry in about["candidates"].values()]
+    if change == "file":
+        assert after == [before["scores"]]
+    elif change == "head":
+        assert after[0]["leep"] != before["scores"]["leep"]
+        assert after[0]["logme"] == before["scores"]["logme"]
+    else:
+        assert len({each["logme"] for each in after}) == 2
 
 
 def test_all_trained_sources_are_the_candidates_where_none_is_named(typed):

@@ -16,16 +16,17 @@ from torch import Tensor
 
 from transfer import architecture, hardware, initial, legs, memory, parameters, predict, tasks
 from transfer.choose.candidates import Candidate
+from transfer.choose.kept import FEATURES_VERSION
 from transfer.data.module import TransferData
 from transfer.data.streaming import Stream
 from transfer.errors import Problem, UserError
+from transfer.identity import content
 from transfer.legs import Leg
 from transfer.paths import cache_folder
 from transfer.pooling import mean_of_rows
 from transfer.prefix import cache, store
 from transfer.progress import bar
 
-VERSION = 1
 # Kinds of labels that tell rows (or words) apart by class or by value.
 KINDS = ("single_label", "tags", "regression")
 # A score over so many rows or words says the same as one over all of them.
@@ -46,7 +47,6 @@ class Features:
         probabilities: what the source's own head says [rows, source classes]; None where it has no classes.
         source: the last layer of rows of the source [source rows, width]; None where they are not of this kind.
         computed: whether the pass was made now.
-        file: where they are kept.
     """
 
     layers: list[NDArray[np.float64]]
@@ -54,7 +54,6 @@ class Features:
     probabilities: NDArray[np.float64] | None = None
     source: NDArray[np.float64] | None = None
     computed: bool = field(default=True, compare=False)
-    file: Path | None = field(default=None, compare=False)
 
     @property
     def last(self) -> NDArray[np.float64]:
@@ -80,7 +79,7 @@ def of(candidate: Candidate) -> Features:
     data = legs.batches(plan, leg, task, tokenizer, limit, splits=["train"])
     beside = _source_rows(candidate, kind, leg, tokenizer, limit)
     precision = hardware.precision(plan.trainer.precision, plan.trainer.accelerator)
-    name = _key(model, data, beside, precision)
+    name = _key(candidate.parent, model, data, beside, precision)
     file = cache_folder(plan.config.cache_dir) / "rank" / f"{name}.npz"
     if file.is_file():
         return _read(file)
@@ -91,7 +90,7 @@ def of(candidate: Candidate) -> Features:
     found = _pass(candidate.name, model, data, kind, quick, with_head=whole is not None)
     own = "tags" if kind == "tags" else ""
     source = _pass(candidate.name, model, beside, own, quick, with_head=False).last if beside else None
-    made = Features(found.layers, found.labels, found.probabilities, source, file=file)
+    made = Features(found.layers, found.labels, found.probabilities, source)
     _write(file, made)
     return made
 
@@ -142,9 +141,11 @@ def _backbone(model: Any) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if inside(name)}
 
 
-def _key(model: Any, data: TransferData, beside: TransferData | None, precision: str) -> str:
+def _key(folder: Path | None, model: Any, data: TransferData, beside: TransferData | None, precision: str) -> str:
     about = {
-        "version": VERSION,
+        "version": FEATURES_VERSION,
+        # The source's head, which is not in the model that the run starts with, has its say in `probabilities`.
+        "source_model": content(folder) if folder else None,
         "class": type(model).__name__,
         "config": {k: v for k, v in model.config.to_dict().items() if k not in cache.ABOUT_THE_HEAD},
         "rows": data.encoded["train"]._fingerprint,
@@ -224,4 +225,4 @@ def _read(file: Path) -> Features:
     with np.load(file) as kept:
         layers = [kept[f"layer_{i}"].astype(np.float64) for i in range(sum(n.startswith("layer_") for n in kept.files))]
         more = {n: kept[n].astype(np.float64) for n in ("probabilities", "source") if n in kept.files}
-        return Features(layers, kept["labels"], **more, computed=False, file=file)
+        return Features(layers, kept["labels"], **more, computed=False)

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from transfer import records
-from transfer.choose import candidates, features, measured
+from transfer.choose import candidates, measured
 from transfer.choose.measured import Gain, Target
 from transfer.choose.scoring import SCORES, Scored, score
 from transfer.choose.track import LEAST_SOURCES, Track, track
@@ -112,7 +112,7 @@ def rank(
             continue
         log.info("%d of %d: %s", number, len(found), candidate.name)
         try:
-            scored.append(score(candidate, features.of))
+            scored.append(score(candidate))
         except UserError as error:
             skipped[candidate.name] = candidates.why(error)
     if not scored:

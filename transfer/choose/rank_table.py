@@ -68,7 +68,7 @@ def _remarks(ranking: Ranking) -> list[str]:
     """How to read the table; which candidates it is without, and which scores they are without."""
     lines = [
         "of every score more is better; * orders the table, bold is the best; gain: measured so far, over scratch; "
-        "s: seconds"
+        "s: seconds, 0 where the scores were kept"
     ]
     reasons: dict[tuple[str, str], list[str]] = {}
     for one in ranking.scored:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer import legs
-from transfer.choose import scores
+from transfer.choose import kept
 from transfer.choose.candidates import Candidate
-from transfer.choose.features import Features, at_most
-from transfer.records import write_atomically
 
-# Of the formulas: scores that other ones gave are not taken for theirs.
-VERSION = 1
+if TYPE_CHECKING:
+    from transfer.choose.features import Features
+
 # Of so many texts the words are read.
 MOST_TEXTS = 20_000
 
@@ -67,7 +64,6 @@ class Scored:
     missing: dict[str, str] = field(default_factory=dict)
     layers: list[float] = field(default_factory=list)
     seconds: float = 0.0
-    computed: bool = True
 
     def note(self, name: str, make: Callable[[], float]) -> None:
         """Take a score, or the reason why it is not defined here."""
@@ -82,49 +78,42 @@ class Scored:
             self.missing[name] = "no finite number"
 
 
-def score(candidate: Candidate, look: Callable[[Candidate], Features]) -> Scored:
-    """Every score that this candidate can have.
+def score(candidate: Candidate) -> Scored:
+    """Every score that this candidate can have; those that are kept of an earlier ranking cost no look at the weights.
 
     Raises:
         UserError: data, model or weights cannot be read.
     """
     clock = time.monotonic()
     found = Scored(candidate)
-    if candidate.trained:
-        features = look(candidate)
-        found.computed = features.computed
-        if not _kept(found, features.file):
-            of_features(found, features)
-            _keep(found, features.file)
+    earlier = kept.read(candidate)
+    if earlier is not None:
+        found.scores, found.missing, found.layers = earlier["scores"], earlier["missing"], earlier["layers"]
     else:
-        reason = "nothing is trained on it yet"
-        found.missing |= {each.name: reason for each in SCORES[:8]} | {"nearness": reason}
-    _of_data(found)
+        _compute(found)
+        kept.write(candidate, {"scores": found.scores, "missing": found.missing, "layers": found.layers})
     found.seconds = time.monotonic() - clock
     return found
 
 
-def _kept_in(file: Path) -> Path:
-    return file.with_suffix(f".scores-{VERSION}.json")
+def _compute(found: Scored) -> None:
+    # Here and not above: a ranking whose scores are all kept needs none of the large libraries.
+    from transfer.choose import features
+    from transfer.progress import quiet
 
-
-def _kept(found: Scored, file: Path | None) -> bool:
-    """Take the scores that were computed of these features before, if any were."""
-    if file is None or not _kept_in(file).is_file():
-        return False
-    about = json.loads(_kept_in(file).read_text(encoding="utf-8"))
-    found.scores, found.missing, found.layers = about["scores"], about["missing"], about["layers"]
-    return True
-
-
-def _keep(found: Scored, file: Path | None) -> None:
-    if file is not None:
-        about = {"scores": found.scores, "missing": found.missing, "layers": found.layers}
-        write_atomically(_kept_in(file), json.dumps(about))
+    quiet()
+    if found.candidate.trained:
+        of_features(found, features.of(found.candidate))
+    else:
+        reason = "nothing is trained on it yet"
+        found.missing |= {each.name: reason for each in SCORES[:8]} | {"nearness": reason}
+    _of_data(found)
 
 
 def of_features(found: Scored, features: Features) -> None:
     """Those that one pass over the target is enough for."""
+    from transfer.choose import scores
+
     last, labels = features.last, features.labels
     found.note("logme", lambda: scores.logme(last, labels))
     if "logme" in found.scores:
@@ -158,6 +147,10 @@ def _as_columns(labels: NDArray) -> NDArray[np.float64]:
 
 
 def _of_data(found: Scored) -> None:
+    from transfer import legs
+    from transfer.choose import scores
+    from transfer.choose.features import at_most
+
     plan, source = found.candidate.plan, found.candidate.source
     if source is None:
         found.missing |= dict.fromkeys(("vocabulary", "labels"), "no source whose data are known")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import kendalltau, weightedtau
 
 # With fewer sources an order says little: any of three is the right one in one case of three.
 LEAST_SOURCES = 3
@@ -36,6 +35,8 @@ def track(scores: Sequence[float], gains: Sequence[float], ks: Sequence[int] = (
     Raises:
         ValueError: fewer than three sources, or all scores or all gains are the same.
     """
+    from scipy.stats import kendalltau, weightedtau  # takes a second to import
+
     given, gained = np.asarray(scores, dtype=float), np.asarray(gains, dtype=float)
     if len(given) < LEAST_SOURCES:
         raise ValueError(f"{len(given)} sources; an order needs {LEAST_SOURCES}")
