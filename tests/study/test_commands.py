@@ -1,3 +1,7 @@
+from pathlib import Path
+
+import pytest
+
 from transfer.study.compare import compare
 
 
@@ -33,3 +37,32 @@ def test_a_typed_command_without_its_seed_gets_it(study):
     study.add("transfer", 0, overrides=["experiment=movies_to_shops"])
     study.add("scratch", 0)
     assert compare(study.records).next_commands[0] == "transfer run experiment=movies_to_shops arm=transfer seed=1"
+
+
+def test_a_lead_over_the_published_weights_that_is_open_asks_for_both(study):
+    for seed in (0, 1, 2):
+        study.add("transfer", seed, quality=0.9)
+        study.add("direct", seed, quality=0.895)
+        study.add("scratch", seed, quality=0.4)
+    comparison = compare(study.records)
+    assert [contrast.verdict for _, contrast in comparison.gains] == ["gain", "gain"]
+    assert comparison.next_commands == [
+        f"transfer run experiment=movies_to_shops arm={arm} target.data.train_size=100 seed=3"
+        for arm in ("transfer", "direct")
+    ]
+
+
+@pytest.mark.parametrize(("mode", "arm", "seed"), [("max", "transfer", 0), ("min", "scratch", 1)])
+def test_the_best_model_that_is_left_is_named(study, mode, arm, seed):
+    for number, best in enumerate((0.8, 0.6, 0.9)):
+        for each in ("transfer", "scratch"):
+            study.add(each, number, monitor={"name": "val/accuracy", "mode": mode, "best": best})
+    assert compare(study.records).use_command is None, "no weights were kept"
+    folders = {(record["arm"], record["seed"]): Path(record["_folder"]) for record in study.records}
+    for (_, number), folder in folders.items():
+        if number != 2:
+            (folder / "model").mkdir()
+    assert compare(study.records).use_command == f"transfer predict {folders[arm, seed]} --input FILE"
+    study.add("transfer", 0, target="hotels")
+    study.add("scratch", 0, target="hotels")
+    assert compare(study.records).use_command is None, "two targets have two models"

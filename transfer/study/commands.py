@@ -6,6 +6,7 @@ import json
 import shlex
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transfer.study.settings import FOLD, METHODS, unread
@@ -112,17 +113,41 @@ def next_commands(comparison: Comparison, commands: Commands) -> list[str]:
         line for row in comparison.rows if not row.secondary for line in _folds(by_row[row.budget, row.label], commands)
     ]
     lines += [line for row in comparison.rows for line in (*row.missing, *row.outdated)]
-    for row in comparison.rows:
-        if row.secondary or not row.over_scratch:
-            continue
-        if all(c.verdict != "undecided" and c.gain.covers_seeds for c in row.over_scratch):
-            continue
-        strategy = by_row[row.budget, row.label]
-        for arm in (strategy.arm, "scratch"):
+    # What was asked is settled before what comes of it.
+    for other in ("scratch", "direct"):
+        for row in comparison.rows:
+            contrasts = row.over_scratch if other == "scratch" else row.over_direct
+            if row.secondary or all(c.verdict != "undecided" and c.gain.covers_seeds for c in contrasts):
+                continue
+            strategy = by_row[row.budget, row.label]
             last = strategy.runs[-1]
             folds = range(int(last.data["folds"])) if row.folds else None
-            lines.append(commands.command(last, strategy, arm=arm, seed=max(row.seeds) + 1, folds=folds))
+            for arm in (strategy.arm, other):
+                lines.append(commands.command(last, strategy, arm=arm, seed=max(row.seeds) + 1, folds=folds))
     return list(dict.fromkeys(lines))
+
+
+def use_command(comparison: Comparison) -> str | None:
+    """The command that predicts with the best model.
+
+    It is of the arm with the best mean test score on the most labels, and of the seed with the best validation value.
+    None with several targets or models, with folds, and where no weights are left.
+    """
+    if len({(row.budget.target, row.budget.model) for row in comparison.rows}) != 1 or comparison.unit != "seeds":
+        return None
+    most = max(row.num_labels for row in comparison.rows)
+    rows = [row for row in comparison.rows if row.num_labels == most and not row.secondary]
+    sign = 1 if comparison.higher_is_better else -1
+    for row in sorted(rows, key=lambda row: -sign * row.score.mean):
+        kept = [side.run for side in row.sides if side.run.folder and (Path(side.run.folder) / "model").is_dir()]
+        if kept:
+            return shlex.join(["transfer", "predict", str(max(kept, key=_validation).folder), "--input", "FILE"])
+    return None
+
+
+def _validation(run: Run) -> float:
+    monitor = run.record["monitor"]
+    return float(monitor["best"]) * (-1 if monitor["mode"] == "min" else 1)
 
 
 def _folds(strategy: Strategy, commands: Commands) -> list[str]:

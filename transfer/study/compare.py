@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transfer.errors import Problem, UserError
 from transfer.records import without_collector
 from transfer.study import pairing, sentences
-from transfer.study.commands import Commands, next_commands
+from transfer.study.commands import Commands, next_commands, use_command
 from transfer.study.diagnosis import collapsed, reasons
 from transfer.study.floor_rows import Known, floor_rows, over_floor
 from transfer.study.labels_saved import efficiency
@@ -84,6 +84,7 @@ def _conclude(result: Comparison, commands: Commands) -> None:
     result.headline = sentences.headline(result)
     result.sentences = sentences.verdicts(result)
     result.next_commands = next_commands(result, commands)
+    result.use_command = use_command(result)
 
 
 def _correct(family: list[Contrast]) -> None:

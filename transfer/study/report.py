@@ -54,11 +54,14 @@ def print_table(comparison: Comparison, console: Console) -> None:
         if len(comparison.refused) > _MOST_REFUSED:
             console.print(f"  and {len(comparison.refused) - _MOST_REFUSED} more on the page", style="dim")
     if comparison.next_commands:
-        console.print("\n[bold]Next[/bold]")
+        console.print("\n[bold]Next[/bold], to settle what is open")
         for line in comparison.next_commands[:_MOST_COMMANDS]:  # one line each, to be copied
             console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
         if len(comparison.next_commands) > _MOST_COMMANDS:
             console.print(f"  and {len(comparison.next_commands) - _MOST_COMMANDS} more like these", style="dim")
+    if comparison.use_command:
+        console.print("\n[bold]To predict with the best model[/bold]")
+        console.print(f"  {escape(comparison.use_command)}", highlight=False, soft_wrap=True)
 
 
 def _table(comparison: Comparison) -> Table:

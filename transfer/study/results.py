@@ -158,6 +158,8 @@ class Crossover:
 class Comparison:
     """What `compare` found. ``next_commands`` would settle what is open, `Row.commands` repeat the runs.
 
+    ``use_command`` predicts with the best model; None where there is not one.
+
     ``headline``: the answer in one sentence. ``size``: the gain for which seeds were asked, None for each one's own.
     """
 
@@ -172,6 +174,7 @@ class Comparison:
     sentences: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     next_commands: list[str] = field(default_factory=list)
+    use_command: str | None = None
     saved: list[LabelsSaved] = field(default_factory=list)
     crossovers: list[Crossover] = field(default_factory=list)
     size: float | None = None

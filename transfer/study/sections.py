@@ -44,6 +44,7 @@ def sections(comparison: Comparison, details: Details) -> list[Section]:
         detail_sections.costs(details),
         Section("Not compared", items=comparison.refused),
         Section("What to run next", commands=comparison.next_commands),
+        Section("To predict with the best model", commands=[comparison.use_command] if comparison.use_command else []),
         _commands(comparison),
     ]
     return [section for section in found if not section.empty]
