@@ -15,8 +15,8 @@ demo: $(STAMP)
 	@echo
 	$(BIN)/transfer compare $(DEMO) --output-dir $(OUTPUTS)
 
-# Twice the cores of a small machine: many tests wait for processes of their own.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+# One more than the cores of a small machine: many tests wait for processes of their own.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
 	$(PYTEST) -m 'not cluster'

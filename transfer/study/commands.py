@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections import defaultdict
 from collections.abc import Sequence
@@ -146,8 +147,10 @@ def use_command(comparison: Comparison) -> str | None:
 
 
 def _validation(run: Run) -> float:
+    """More is better; a run that was never validated is the last to be taken."""
     monitor = run.record["monitor"]
-    return float(monitor["best"]) * (-1 if monitor["mode"] == "min" else 1)
+    best = monitor["best"]
+    return -math.inf if best is None else best * (-1 if monitor["mode"] == "min" else 1)
 
 
 def _folds(strategy: Strategy, commands: Commands) -> list[str]:
